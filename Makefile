@@ -1,0 +1,61 @@
+# A thin front for CMake presets: everything here can be done with `cmake --preset release` and ctest.
+#
+#   make demo     installs what is missing, builds, serves and fits a real network, prints a table, stops the server
+#   make test     installs what is missing, builds, runs every test
+#   make build    server (build/release/server/app/laplaced) and client (build/release/client/cli/laplace)
+#   make format   rewrites sources with clang-format; make check-format only looks
+
+PRESET ?= release
+BUILD := build/$(PRESET)
+JOBS ?= $(shell nproc)
+
+# Debian packages, by name. Everything that is built or run comes from here.
+BUILD_PACKAGES := g++ make cmake ninja-build ccache mold pkg-config \
+  libtorch-dev libgflags-dev libgoogle-glog-dev libopenblas0-openmp \
+  libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev \
+  nlohmann-json3-dev libcli11-dev libspdlog-dev libzip-dev zlib1g-dev libssl-dev
+TEST_PACKAGES := libgtest-dev libgmock-dev clang-format python3-numpy
+DEMO_PACKAGES := dataset-fashion-mnist python3-sklearn
+
+.PHONY: all build test demo format check-format clean deps-build deps-demo
+
+all: build
+
+# $(call install,packages): installs those that are missing, and nothing if none is.
+define install
+	@missing=$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" != 0 ]; then echo "Missing Debian packages; install them as root: apt-get install --no-install-recommends" $$missing >&2; exit 1; fi; \
+	  echo "installing" $$missing; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+endef
+
+deps-build:
+	$(call install,$(BUILD_PACKAGES) $(TEST_PACKAGES))
+
+deps-demo: deps-build
+	$(call install,$(DEMO_PACKAGES))
+
+$(BUILD)/build.ninja: | deps-build
+	cmake --preset $(PRESET)
+
+build: deps-build $(BUILD)/build.ninja
+	cmake --build $(BUILD) --parallel $(JOBS)
+
+test: deps-demo build
+	ctest --preset $(PRESET)
+
+demo: deps-demo build
+	client/demo/demo.sh $(BUILD)
+
+SOURCES = $(shell git ls-files '*.cc' '*.h')
+
+format:
+	clang-format -i $(SOURCES)
+
+check-format:
+	clang-format --dry-run -Werror $(SOURCES)
+
+clean:
+	rm -rf build run

@@ -1,0 +1,195 @@
+#include "client/cli/examples.h"
+
+#include <initializer_list>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "formats/array_file.h"
+
+namespace laplace::cli {
+namespace {
+
+using client::Array;
+using client::DType;
+using ::laplaced::DTypeName;
+using ::laplaced::ElementSize;
+using ::laplaced::NumElements;
+using ::laplaced::ShapeString;
+
+using ArrayMap = std::map<std::string, Array>;
+
+constexpr std::initializer_list<const char*> kInputKeys = {"x", "inputs"};
+constexpr std::initializer_list<const char*> kTargetKeys = {"y", "targets", "labels"};
+
+absl::optional<Array> Take(ArrayMap& arrays, std::initializer_list<const char*> keys) {
+  for (const char* key : keys) {
+    const auto found = arrays.find(key);
+    if (found != arrays.end()) return std::move(found->second);
+  }
+  return absl::nullopt;
+}
+
+// The array under one of `keys`, or the only one there is.
+absl::StatusOr<Array> TakeOrOnly(ArrayMap& arrays, std::initializer_list<const char*> keys,
+                                 const std::string& path) {
+  absl::optional<Array> array = Take(arrays, keys);
+  if (array) return *std::move(array);
+  if (arrays.size() == 1) return std::move(arrays.begin()->second);
+  const auto name = [](std::string* out, const ArrayMap::value_type& entry) {
+    *out += entry.first;
+  };
+  return absl::InvalidArgumentError(absl::StrCat(path, ": expected an array named ",
+                                                 absl::StrJoin(keys, " or "), ", found ",
+                                                 absl::StrJoin(arrays, ", ", name)));
+}
+
+absl::Status TakeRows(const RowRange& range, const std::string& path, Array& array) {
+  const int64_t end = range.end < 0 ? array.rows() : range.end;
+  if (range.begin >= end || end > array.rows()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": rows ", range.begin, ":", end,
+                                                   " are not among its ", array.rows(), " rows"));
+  }
+  if (range.begin > 0 || end < array.rows()) {
+    array = SliceRows(array, range.begin, end - range.begin);
+  }
+  return absl::OkStatus();
+}
+
+template <typename T>
+std::vector<int64_t> AsInt64(const Array& array) {
+  return std::vector<int64_t>(array.data<T>(), array.data<T>() + array.rows());
+}
+
+int64_t Product(const std::vector<int64_t>& shape, size_t begin) {
+  int64_t product = 1;
+  for (size_t i = begin; i < shape.size(); ++i) product *= shape[i];
+  return product;
+}
+
+}  // namespace
+
+absl::StatusOr<RowRange> ParseRowRange(const std::string& text) {
+  RowRange range;
+  const size_t colon = text.find(':');
+  if (colon != std::string::npos) {
+    const std::string begin = text.substr(0, colon);
+    const std::string end = text.substr(colon + 1);
+    const bool begin_ok =
+        begin.empty() || (absl::SimpleAtoi(begin, &range.begin) && range.begin >= 0);
+    const bool end_ok =
+        end.empty() || (absl::SimpleAtoi(end, &range.end) && range.end > range.begin);
+    if (begin_ok && end_ok) return range;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("expected rows BEGIN:END with BEGIN before END, such as 0:50000, got ", text));
+}
+
+absl::StatusOr<Examples> ReadExamples(const ExampleFiles& files) {
+  std::string inputs_path = files.inputs;
+  std::string targets_path = files.targets;
+  const size_t comma = inputs_path.find(',');
+  if (comma != std::string::npos && targets_path.empty()) {
+    targets_path = inputs_path.substr(comma + 1);
+    inputs_path.resize(comma);
+  }
+  absl::StatusOr<ArrayMap> arrays = ::laplaced::ReadArrayFile(inputs_path);
+  if (!arrays.ok()) return arrays.status();
+
+  Examples examples;
+  if (targets_path.empty()) {
+    examples.targets = Take(*arrays, kTargetKeys);
+  } else {
+    absl::StatusOr<ArrayMap> target_arrays = ::laplaced::ReadArrayFile(targets_path);
+    if (!target_arrays.ok()) return target_arrays.status();
+    absl::StatusOr<Array> targets = TakeOrOnly(*target_arrays, kTargetKeys, targets_path);
+    if (!targets.ok()) return targets.status();
+    examples.targets = *std::move(targets);
+  }
+  absl::StatusOr<Array> inputs = TakeOrOnly(*arrays, kInputKeys, inputs_path);
+  if (!inputs.ok()) return inputs.status();
+  examples.inputs = *std::move(inputs);
+
+  if (examples.targets && examples.targets->rows() != examples.inputs.rows()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        targets_path.empty() ? inputs_path : targets_path, ": ", examples.targets->rows(),
+        " targets for ", examples.inputs.rows(), " inputs of ", inputs_path));
+  }
+  absl::Status status = TakeRows(files.rows, inputs_path, examples.inputs);
+  if (status.ok() && examples.targets) {
+    status = TakeRows(files.rows, targets_path, *examples.targets);
+  }
+  if (!status.ok()) return status;
+  return examples;
+}
+
+Array SliceRows(const Array& array, int64_t begin, int64_t count) {
+  Array slice;
+  slice.dtype = array.dtype;
+  slice.shape = array.shape;
+  slice.shape[0] = count;
+  const int64_t row_bytes = array.rows() ? array.bytes.size() / array.rows() : 0;
+  slice.bytes = array.bytes.substr(begin * row_bytes, count * row_bytes);
+  return slice;
+}
+
+absl::Status ShapeForModel(const client::Model& model, const std::string& name, Array& inputs) {
+  const int64_t expected = Product(model.input_shape, 0);
+  const bool one_example = !inputs.shape.empty() && Product(inputs.shape, 1) != expected &&
+                           Product(inputs.shape, 0) == expected;
+  if (one_example) inputs.shape.insert(inputs.shape.begin(), 1);
+  if (inputs.shape.empty() || Product(inputs.shape, 1) != expected) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, ": model ", model.name, " takes examples of shape ", ShapeString(model.input_shape),
+        ", this array has shape ", ShapeString(inputs.shape)));
+  }
+  const int64_t rows = inputs.rows();
+  inputs.shape = model.input_shape;
+  inputs.shape.insert(inputs.shape.begin(), rows);
+
+  if (inputs.dtype == DType::kUint8 && !model.accepts_uint8) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, ": holds uint8, but model ", model.name, " takes ", DTypeName(model.input_dtype),
+        " and its manifest does not say how pixels become inputs (uint8_scale)"));
+  }
+  if (inputs.dtype == DType::kInt32 || inputs.dtype == DType::kInt64) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": holds ", DTypeName(inputs.dtype),
+                                                   ", but model ", model.name, " takes ",
+                                                   DTypeName(model.input_dtype)));
+  }
+  return absl::OkStatus();
+}
+
+void ShapeTargetsForModel(const client::Model& model, Array& targets) {
+  if (model.likelihood == client::Likelihood::kGaussian && targets.shape.size() == 1) {
+    targets.shape.push_back(1);
+  }
+}
+
+absl::StatusOr<std::vector<int64_t>> ClassLabels(const Array& targets, int64_t n_classes) {
+  std::vector<int64_t> labels;
+  if (targets.shape.size() == 1 && targets.dtype == DType::kUint8) {
+    labels = AsInt64<uint8_t>(targets);
+  } else if (targets.shape.size() == 1 && targets.dtype == DType::kInt32) {
+    labels = AsInt64<int32_t>(targets);
+  } else if (targets.shape.size() == 1 && targets.dtype == DType::kInt64) {
+    labels = AsInt64<int64_t>(targets);
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat("labels: expected one integer for each input, got ", DTypeName(targets.dtype),
+                     " of shape ", ShapeString(targets.shape)));
+  }
+  for (size_t row = 0; row < labels.size(); ++row) {
+    if (labels[row] < 0 || labels[row] >= n_classes) {
+      return absl::InvalidArgumentError(absl::StrCat("labels: row ", row, " is ", labels[row],
+                                                     ", expected a class from 0 to ",
+                                                     n_classes - 1));
+    }
+  }
+  return labels;
+}
+
+}  // namespace laplace::cli

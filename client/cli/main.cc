@@ -1,0 +1,65 @@
+// The command line `laplace`.
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "client/cli/context.h"
+#include "client/cli/help.h"
+
+namespace laplace::cli {
+namespace {
+
+int Run(int argc, char** argv) {
+  Context context;
+  std::string output = "table";
+
+  CLI::App app("Uncertainty and out-of-distribution scores from a laplaced server.", "laplace");
+  app.formatter_fn(HelpText);
+  app.set_help_flag("-h,--help", "Print this and exit");
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.add_option("--server", context.server, "Address of the server (default 127.0.0.1:8033)")
+      ->type_name("HOST:PORT")
+      ->envname("LAPLACE_SERVER");
+  AddChoice(app, "--output", output, {"table", "json"}, "How to print results (default table)");
+  app.add_option("--timeout", context.timeout_seconds,
+                 "Seconds that one call may take (default 10; 60 for predictions, 120 for loading)")
+      ->type_name("SECONDS")
+      ->check(Positive());
+  SetExample(app,
+             "Exit codes:\n"
+             "  0  done\n"
+             "  1  the server refused or failed, or a file could not be read\n"
+             "  2  the command line makes no sense\n"
+             "  3  reserved for checks that do not pass\n"
+             "\n"
+             "Example:\n"
+             "  laplace models load fashion_cnn\n"
+             "  laplace fit fashion_cnn --train train.npz --validation validation.npz\n"
+             "  laplace predict fashion_cnn --input new.npy");
+  AddModelsVerb(app, context);
+  AddFitVerb(app, context);
+  AddPosteriorVerb(app, context);
+  AddOperationsVerb(app, context);
+  AddPredictVerb(app, context);
+  AddScoreVerb(app, context);
+  AddHealthVerb(app, context);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help) {
+    return app.exit(help);
+  } catch (const CLI::ParseError& error) {
+    std::cerr << "laplace: " << error.what() << "\nRun it with --help to see what it takes.\n";
+    return kExitUsage;
+  }
+  context.json = output == "json";
+  const absl::Status status = context.command();
+  if (status.ok()) return kExitOk;
+  std::cerr << ErrorText(status);
+  return kExitError;
+}
+
+}  // namespace
+}  // namespace laplace::cli
+
+int main(int argc, char** argv) { return laplace::cli::Run(argc, argv); }

@@ -1,0 +1,73 @@
+#include "client/cli/progress.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cli/table.h"
+
+namespace laplace::cli {
+namespace {
+
+constexpr int kBarWidth = 30;
+
+volatile sig_atomic_t interrupted = 0;
+
+void OnInterrupt(int) { interrupted = 1; }
+
+}  // namespace
+
+ProgressLine::ProgressLine(std::string what)
+    : what_(std::move(what)), terminal_(isatty(STDERR_FILENO) == 1) {}
+
+ProgressLine::~ProgressLine() {
+  if (open_) std::fputs("\n", stderr);
+}
+
+void ProgressLine::Update(double fraction, const std::string& detail) {
+  fraction = std::clamp(fraction, 0.0, 1.0);
+  const int percent = static_cast<int>(100 * fraction);
+  if (terminal_) {
+    const int filled = static_cast<int>(kBarWidth * fraction);
+    const std::string bar = std::string(filled, '#') + std::string(kBarWidth - filled, '.');
+    // "Erase to the end of the line" takes away what a longer detail left behind.
+    const std::string line =
+        absl::StrFormat("\r%s [%s] %3d %%  %s\x1b[K", what_, bar, percent, detail);
+    std::fputs(line.c_str(), stderr);
+    open_ = true;
+    return;
+  }
+  if (percent / 10 == printed_tenth_) return;
+  printed_tenth_ = percent / 10;
+  std::fputs(absl::StrFormat("%s %d %%  %s\n", what_, percent, detail).c_str(), stderr);
+}
+
+void ProgressLine::Update(const client::Operation& operation) {
+  std::string detail = operation.phase;
+  if (operation.total > 0) {
+    absl::StrAppend(&detail, " ", Count(operation.done), "/", Count(operation.total));
+  }
+  if (!operation.finished() && operation.seconds_left >= 0) {
+    absl::StrAppend(&detail, ", ", Seconds(operation.seconds_left), " left");
+  }
+  Update(operation.fraction, detail);
+}
+
+InterruptFlag::InterruptFlag() {
+  interrupted = 0;
+  struct sigaction action = {};
+  action.sa_handler = OnInterrupt;
+  action.sa_flags = SA_RESETHAND | SA_RESTART;
+  sigaction(SIGINT, &action, nullptr);
+}
+
+InterruptFlag::~InterruptFlag() { signal(SIGINT, SIG_DFL); }
+
+bool InterruptFlag::raised() const { return interrupted != 0; }
+
+}  // namespace laplace::cli

@@ -1,0 +1,190 @@
+// Predictions and scores, and the tensors inside them.
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "client/cpp/convert.h"
+
+namespace laplace::client {
+namespace {
+
+using ::laplaced::DTypeName;
+using ::laplaced::ElementSize;
+using ::laplaced::NumElements;
+using ::laplaced::ShapeString;
+
+absl::Status SetTensor(const Array& array, v1::Tensor& tensor) {
+  const absl::StatusOr<int64_t> count = NumElements(array.shape);
+  if (!count.ok()) return count.status();
+  const int64_t expected = *count * ElementSize(array.dtype);
+  if (expected != static_cast<int64_t>(array.bytes.size())) {
+    return absl::InvalidArgumentError(absl::StrCat("inputs: ", DTypeName(array.dtype), " of shape ",
+                                                   ShapeString(array.shape), " takes ", expected,
+                                                   " bytes, got ", array.bytes.size()));
+  }
+  tensor.set_dtype(ToProto(array.dtype));
+  tensor.mutable_shape()->Add(array.shape.begin(), array.shape.end());
+  tensor.set_raw_values(array.bytes);
+  return absl::OkStatus();
+}
+
+absl::Status Malformed(const char* field, const std::string& problem) {
+  return absl::InternalError(
+      absl::StrCat("the server's answer is malformed: ", field, ": ", problem));
+}
+
+template <typename T>
+std::vector<float> RawValues(const std::string& bytes) {
+  std::vector<T> values(bytes.size() / sizeof(T));
+  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+  return std::vector<float>(values.begin(), values.end());
+}
+
+// The values of a float tensor whose shape must be `shape`.
+absl::Status ReadTensor(const v1::Tensor& tensor, const std::vector<int64_t>& shape,
+                        const char* field, std::vector<float>& values) {
+  const std::vector<int64_t> got(tensor.shape().begin(), tensor.shape().end());
+  if (got != shape) {
+    return Malformed(
+        field, absl::StrCat("expected shape ", ShapeString(shape), ", got ", ShapeString(got)));
+  }
+  const absl::StatusOr<int64_t> count = NumElements(shape);
+  if (!count.ok()) return Malformed(field, count.status().ToString());
+  if (tensor.float32_values_size() > 0) {
+    values.assign(tensor.float32_values().begin(), tensor.float32_values().end());
+  } else if (tensor.dtype() == v1::DATA_TYPE_FLOAT64) {
+    values = RawValues<double>(tensor.raw_values());
+  } else if (tensor.dtype() == v1::DATA_TYPE_FLOAT32) {
+    values = RawValues<float>(tensor.raw_values());
+  } else {
+    return Malformed(field,
+                     absl::StrCat("expected floats, got ", v1::DataType_Name(tensor.dtype())));
+  }
+  if (static_cast<int64_t>(values.size()) != *count) {
+    return Malformed(field, absl::StrCat("expected ", *count, " values, got ", values.size()));
+  }
+  return absl::OkStatus();
+}
+
+template <typename Field>
+absl::Status ReadScores(const Field& messages, int64_t batch, std::vector<OodScore>& scores) {
+  for (const v1::OodScore& message : messages) {
+    OodScore score;
+    score.name = message.name();
+    score.values.assign(message.values().begin(), message.values().end());
+    if (message.has_threshold()) score.threshold = message.threshold();
+    score.is_ood.assign(message.is_ood().begin(), message.is_ood().end());
+    score.target_id_rate = message.target_id_rate();
+    const int64_t verdicts = score.threshold ? batch : 0;
+    if (static_cast<int64_t>(score.values.size()) != batch ||
+        static_cast<int64_t>(score.is_ood.size()) != verdicts) {
+      return Malformed("ood_scores",
+                       absl::StrCat(score.name, " has ", score.values.size(), " values and ",
+                                    score.is_ood.size(), " verdicts for ", batch, " examples"));
+    }
+    scores.push_back(std::move(score));
+  }
+  return absl::OkStatus();
+}
+
+v1::LinkApprox ToProto(LinkApprox link) {
+  switch (link) {
+    case LinkApprox::kProbit:
+      return v1::LINK_APPROX_PROBIT;
+    case LinkApprox::kMonteCarlo:
+      return v1::LINK_APPROX_MC;
+    default:
+      return v1::LINK_APPROX_UNSPECIFIED;
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<v1::PredictRequest> ToProto(const PredictRequest& request) {
+  v1::PredictRequest message;
+  message.set_model(request.model);
+  message.set_version(request.version);
+  if (absl::Status status = SetTensor(request.inputs, *message.mutable_inputs()); !status.ok()) {
+    return status;
+  }
+  if (request.prior_precision) message.set_prior_precision(*request.prior_precision);
+  message.set_link_approx(ToProto(request.link_approx));
+  message.mutable_ood_scores()->Add(request.ood_scores.begin(), request.ood_scores.end());
+  message.set_return_covariance(request.return_covariance);
+  return message;
+}
+
+absl::StatusOr<v1::ScoreRequest> ToProto(const ScoreRequest& request) {
+  v1::ScoreRequest message;
+  message.set_model(request.model);
+  message.set_version(request.version);
+  if (absl::Status status = SetTensor(request.inputs, *message.mutable_inputs()); !status.ok()) {
+    return status;
+  }
+  message.mutable_ood_scores()->Add(request.ood_scores.begin(), request.ood_scores.end());
+  return message;
+}
+
+absl::StatusOr<Prediction> FromProto(const v1::PredictResponse& response) {
+  Prediction prediction;
+  prediction.model = response.model();
+  prediction.version = response.version();
+  prediction.posterior_id = response.posterior_id();
+  prediction.prior_precision = response.prior_precision();
+  prediction.timing = {response.timing().queue_seconds(), response.timing().compute_seconds()};
+  if (response.mean().shape_size() != 2) return Malformed("mean", "expected shape [B, C]");
+  const int64_t batch = prediction.batch = response.mean().shape(0);
+  const int64_t outputs = prediction.outputs = response.mean().shape(1);
+  // Per example for a categorical likelihood, per output for a Gaussian one.
+  std::vector<int64_t> split_shape = {batch};
+  if (response.epistemic().shape_size() == 2) split_shape.push_back(outputs);
+
+  struct Part {
+    const v1::Tensor& tensor;
+    std::vector<int64_t> shape;
+    const char* field;
+    std::vector<float>& values;
+  };
+  const std::vector<int64_t> matrix = {batch, outputs};
+  std::vector<Part> parts = {
+      {response.mean(), matrix, "mean", prediction.mean},
+      {response.map_mean(), matrix, "map_mean", prediction.map_mean},
+      {response.functional_mean(), matrix, "functional_mean", prediction.functional_mean},
+      {response.functional_variance(), matrix, "functional_variance",
+       prediction.functional_variance},
+      {response.epistemic(), split_shape, "epistemic", prediction.epistemic},
+      {response.aleatoric(), split_shape, "aleatoric", prediction.aleatoric}};
+  if (response.has_functional_covariance()) {
+    parts.push_back({response.functional_covariance(),
+                     {batch, outputs, outputs},
+                     "functional_covariance",
+                     prediction.functional_covariance});
+  }
+  for (const Part& part : parts) {
+    const absl::Status status = ReadTensor(part.tensor, part.shape, part.field, part.values);
+    if (!status.ok()) return status;
+  }
+  if (absl::Status status = ReadScores(response.ood_scores(), batch, prediction.ood_scores);
+      !status.ok()) {
+    return status;
+  }
+  return prediction;
+}
+
+absl::StatusOr<Scores> FromProto(const v1::ScoreResponse& response) {
+  Scores scores;
+  scores.model = response.model();
+  scores.version = response.version();
+  scores.posterior_id = response.posterior_id();
+  scores.timing = {response.timing().queue_seconds(), response.timing().compute_seconds()};
+  const int64_t batch = response.ood_scores_size() ? response.ood_scores(0).values_size() : 0;
+  if (absl::Status status = ReadScores(response.ood_scores(), batch, scores.ood_scores);
+      !status.ok()) {
+    return status;
+  }
+  return scores;
+}
+
+}  // namespace laplace::client

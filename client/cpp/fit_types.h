@@ -1,0 +1,123 @@
+// Plain values that mirror the API's fits, posteriors and operations.
+//
+// Field names and meanings are those of proto/laplace/v1/{posterior,operation}.proto, where units,
+// scales and defaults are documented. A zero or absent option means the server's default. Nothing
+// here is synchronised.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/optional.h"
+
+namespace laplace::client {
+
+enum class Debiasing { kDefault, kNone, kTwoBatch };
+enum class Residual { kDefault, kNone, kIsotropic };
+
+struct FitOptions {
+  int32_t rank = 0;                  // K
+  int64_t direction_batch_size = 0;  // |B1|
+  int64_t curvature_batch_size = 0;  // |B2|
+  Debiasing debiasing = Debiasing::kDefault;
+  Residual residual = Residual::kDefault;
+  uint64_t seed = 0;
+  absl::optional<double> prior_precision;
+  absl::optional<double> ood_prior_precision;
+  double lanczos_tolerance = 0;
+  int32_t max_products = 0;
+  double target_id_rate = 0;
+  int64_t max_validation_examples = 0;
+};
+
+struct FitRequest {
+  std::string model = {};
+  int64_t version = 0;
+  std::string train_dataset_id = {};       // from EnsureDataset
+  std::string validation_dataset_id = {};  // empty for none
+  FitOptions options = {};
+  bool keep_inactive = false;
+};
+
+struct PriorCandidate {
+  double prior_precision = 0;
+  double validation_nll = 0;
+};
+
+struct OodThreshold {
+  std::string score;
+  double threshold = 0;
+  double target_id_rate = 0;
+  int64_t count = 0;
+  double rate_lower = 0;
+  double rate_upper = 0;
+};
+
+struct FitCost {
+  double seconds = 0;
+  int64_t curvature_products = 0;
+  double lanczos_seconds = 0;
+  double curvature_seconds = 0;
+  double validation_seconds = 0;
+};
+
+struct Posterior {
+  std::string id;
+  std::string model;
+  int64_t version = 0;
+  bool active = false;
+  FitOptions options;  // as used
+  int64_t n_data = 0;
+  int64_t n_parameters = 0;
+  int32_t rank = 0;
+  double prior_precision = 0;
+  double ood_prior_precision = 0;
+  std::vector<double> biased_eigenvalues;
+  std::vector<double> eigenvalues;
+  std::vector<double> standard_errors;
+  std::vector<double> lanczos_residuals;
+  double residual = 0;
+  double trace = 0;
+  double trace_standard_error = 0;
+  double log_marginal_likelihood = 0;
+  double effective_parameters = 0;
+  double mean_train_loss = 0;
+  std::vector<PriorCandidate> prior_candidates;
+  double validation_nll_map = 0;
+  std::vector<OodThreshold> ood_thresholds;
+  std::string default_ood_score;
+  std::string train_dataset_id;
+  std::string validation_dataset_id;
+  std::string checkpoint_sha256;
+  std::string code_version;
+  std::string create_time;
+  FitCost cost;
+  int32_t mc_samples = 0;
+  std::vector<std::string> warnings;
+};
+
+enum class OperationState { kUnspecified, kRunning, kSucceeded, kFailed, kCancelled };
+
+struct Operation {
+  std::string id;
+  OperationState state = OperationState::kUnspecified;
+  std::string description;
+  std::string phase;
+  int64_t done = 0;
+  int64_t total = 0;
+  double fraction = 0;
+  double seconds_left = -1;
+  std::string posterior_id;
+  absl::StatusCode error_code = absl::StatusCode::kOk;
+  std::string error_message;
+  std::string start_time;
+  std::string end_time;
+
+  bool finished() const {
+    return state != OperationState::kUnspecified && state != OperationState::kRunning;
+  }
+};
+
+}  // namespace laplace::client

@@ -1,0 +1,26 @@
+# Compiler cache, linker, warnings and sanitizers: one interface target that every room links.
+
+find_program(CCACHE_PROGRAM ccache)
+if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  # The sloppiness settings are what ccache needs to cache files that use a precompiled header.
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+      ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+      ${CCACHE_PROGRAM})
+endif()
+
+find_program(MOLD_PROGRAM mold)
+if(MOLD_PROGRAM AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  add_link_options(-fuse-ld=mold)
+endif()
+
+if(LAPLACED_SANITIZE)
+  add_compile_options(-fsanitize=${LAPLACED_SANITIZE} -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${LAPLACED_SANITIZE})
+endif()
+
+add_library(laplaced_warnings INTERFACE)
+target_compile_options(laplaced_warnings INTERFACE -Wall -Wextra -Werror -Wnon-virtual-dtor -Woverloaded-virtual)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # GCC 12 and 14 report these inside inlined library code (std::regex, fmt) where nothing is wrong.
+  target_compile_options(laplaced_warnings INTERFACE -Wno-maybe-uninitialized)
+endif()

@@ -1,0 +1,178 @@
+#include "server/app/config.h"
+
+#include <google/protobuf/util/json_util.h>
+
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "server/app/model_selection.h"
+#include "server/observe/log.h"
+
+namespace laplaced {
+namespace {
+
+namespace pb = google::protobuf;
+using laplace::v1::ServerConfig;
+
+absl::Status BadSetting(absl::string_view name, absl::string_view expected, absl::string_view got) {
+  return absl::InvalidArgumentError(absl::StrCat(name, ": expected ", expected, ", got ", got));
+}
+
+std::string Quoted(absl::string_view text) { return absl::StrCat("'", text, "'"); }
+
+absl::Status CheckRange(absl::string_view name, int64_t value, int64_t smallest, int64_t largest) {
+  if (value >= smallest && value <= largest) return absl::OkStatus();
+  return BadSetting(name, absl::StrCat("a number from ", smallest, " to ", largest),
+                    absl::StrCat(value));
+}
+
+absl::Status CheckNumbers(const ServerConfig& config) {
+  constexpr int64_t kLargestMessage = std::numeric_limits<int32_t>::max();  // gRPC's limit
+  constexpr int64_t kLargest = std::numeric_limits<int64_t>::max();
+  const struct {
+    const char* name;
+    int64_t value;
+    int64_t smallest;
+    int64_t largest;
+  } numbers[] = {{"compute_threads", config.compute_threads(), 0, 1024},
+                 {"max_queue", config.max_queue(), 1, 1000000},
+                 {"max_batch_size", config.max_batch_size(), 1, 1000000},
+                 {"max_message_bytes", config.max_message_bytes(), 4096, kLargestMessage},
+                 {"max_dataset_bytes", config.max_dataset_bytes(), 1, kLargest},
+                 {"max_concurrent_fits", config.max_concurrent_fits(), 1, 64}};
+  for (const auto& number : numbers) {
+    absl::Status status = CheckRange(number.name, number.value, number.smallest, number.largest);
+    if (!status.ok()) return status;
+  }
+  constexpr double kLongestDrain = 24 * 3600;
+  const double drain = config.drain_seconds();
+  if (!(drain >= 0 && drain <= kLongestDrain)) {
+    return BadSetting("drain_seconds", absl::StrCat("a number from 0 to ", kLongestDrain),
+                      absl::StrCat(drain));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckListen(const std::string& listen) {
+  constexpr char kExpected[] = "host:port such as 127.0.0.1:8033 or [::]:8033, or unix:path";
+  constexpr char kUnix[] = "unix:";
+  if (listen.rfind(kUnix, 0) == 0) {
+    if (listen.size() > sizeof(kUnix) - 1) return absl::OkStatus();
+    return BadSetting("listen", kExpected, Quoted(listen));
+  }
+  const size_t colon = listen.rfind(':');
+  int32_t port = -1;
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(listen.substr(colon + 1), &port) || port < 0 || port > 65535) {
+    return BadSetting("listen", kExpected, Quoted(listen));
+  }
+  const std::string host = listen.substr(0, colon);
+  if (host.find(':') != std::string::npos && (host.front() != '[' || host.back() != ']')) {
+    return BadSetting("listen", "brackets around an IPv6 address, such as [::1]:8033",
+                      Quoted(listen));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+ServerConfig DefaultConfig() {
+  ServerConfig config;
+  config.set_registry("");
+  config.set_listen("127.0.0.1:8033");
+  config.set_address_file("");
+  config.set_load("all");
+  config.set_compute_threads(0);
+  config.set_max_queue(256);
+  config.set_max_batch_size(1024);
+  config.set_max_message_bytes(16 << 20);
+  config.set_max_dataset_bytes(int64_t{4} << 30);
+  config.set_max_concurrent_fits(1);
+  config.set_drain_seconds(10);
+  config.set_log_level("info");
+  config.set_allow_slow_blas(false);
+  return config;
+}
+
+absl::Status MergeJson(const std::string& json, const std::string& source, ServerConfig* config) {
+  ServerConfig read;
+  const auto status = pb::util::JsonStringToMessage(json, &read);
+  if (!status.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": expected a JSON object with the settings of --help under their ",
+                     "names with '_', got: ", std::string(status.message())));
+  }
+  config->MergeFrom(read);
+  return absl::OkStatus();
+}
+
+absl::Status SetField(const pb::FieldDescriptor& field, const std::string& text,
+                      const std::string& source, ServerConfig* config) {
+  const pb::Reflection& reflection = *config->GetReflection();
+  switch (field.cpp_type()) {
+    case pb::FieldDescriptor::CPPTYPE_STRING:
+      reflection.SetString(config, &field, text);
+      return absl::OkStatus();
+    case pb::FieldDescriptor::CPPTYPE_INT32: {
+      int32_t value = 0;
+      if (!absl::SimpleAtoi(text, &value)) break;
+      reflection.SetInt32(config, &field, value);
+      return absl::OkStatus();
+    }
+    case pb::FieldDescriptor::CPPTYPE_INT64: {
+      int64_t value = 0;
+      if (!absl::SimpleAtoi(text, &value)) break;
+      reflection.SetInt64(config, &field, value);
+      return absl::OkStatus();
+    }
+    case pb::FieldDescriptor::CPPTYPE_DOUBLE: {
+      double value = 0;
+      if (!absl::SimpleAtod(text, &value)) {
+        return BadSetting(source, "a number", Quoted(text));
+      }
+      reflection.SetDouble(config, &field, value);
+      return absl::OkStatus();
+    }
+    case pb::FieldDescriptor::CPPTYPE_BOOL: {
+      bool value = false;
+      if (!absl::SimpleAtob(text, &value)) {
+        return BadSetting(source, "true or false", Quoted(text));
+      }
+      reflection.SetBool(config, &field, value);
+      return absl::OkStatus();
+    }
+    default:
+      return absl::InternalError(absl::StrCat("setting ", field.name(), " has an unknown type"));
+  }
+  return BadSetting(source, "a whole number", Quoted(text));
+}
+
+absl::Status ValidateConfig(const ServerConfig& config) {
+  if (config.registry().empty()) {
+    return BadSetting("registry", "the folder that holds models and posteriors (--registry DIR)",
+                      "nothing");
+  }
+  absl::Status status = CheckListen(config.listen());
+  if (status.ok()) status = ParseModelSelection(config.load()).status();
+  if (status.ok()) status = CheckNumbers(config);
+  if (!status.ok()) return status;
+  LogLevel level;
+  if (!ParseLogLevel(config.log_level(), &level)) {
+    return BadSetting("log_level", "debug, info, warning or error", Quoted(config.log_level()));
+  }
+  return absl::OkStatus();
+}
+
+std::string ConfigJson(const ServerConfig& config) {
+  pb::util::JsonPrintOptions options;
+  options.add_whitespace = true;
+  options.preserve_proto_field_names = true;
+  std::string json;
+  // Cannot fail for a message of plain fields.
+  (void)pb::util::MessageToJsonString(config, &json, options);
+  return json;
+}
+
+}  // namespace laplaced

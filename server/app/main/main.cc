@@ -1,0 +1,121 @@
+// The laplaced command: settings, LibTorch start-up, the server, signals.
+//
+// Exit codes: 0 after a drain or an answered --help and the like, 1 if the server could not start,
+// 2 for bad settings, 128 plus the signal's number if a signal came before the server was ready, or
+// again while it drained.
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <future>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "formats/atomic_file.h"
+#include "server/app/command_line.h"
+#include "server/app/server.h"
+#include "server/model/torch_runtime.h"
+#include "server/observe/log.h"
+
+namespace laplaced {
+namespace {
+
+constexpr int kCannotStart = 1;
+constexpr int kBadSettings = 2;
+
+// Takes SIGTERM and SIGINT in a thread of its own. Create it before any other thread, which then
+// inherits the blocked mask.
+class StopSignals {
+ public:
+  StopSignals() {
+    sigemptyset(&signals_);
+    sigaddset(&signals_, SIGTERM);
+    sigaddset(&signals_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
+    // Lives as long as the process: sigwait cannot be called off.
+    std::thread([this] { Loop(); }).detach();
+  }
+
+  // From now on the first signal lets Wait return instead of ending the process.
+  void Arm() { armed_.store(true); }
+  int Wait() { return first_.get_future().get(); }
+
+ private:
+  void Loop() {
+    for (;;) {
+      int signal = 0;
+      if (sigwait(&signals_, &signal) != 0) continue;
+      // Nothing on disk is ever half-written, so leaving at once is safe.
+      if (!armed_.exchange(false)) std::_Exit(128 + signal);
+      first_.set_value(signal);
+    }
+  }
+
+  sigset_t signals_;
+  std::atomic<bool> armed_{false};
+  std::promise<int> first_;
+};
+
+int Fail(int code, const absl::Status& status) {
+  LogError(std::string(status.message()));
+  return code;
+}
+
+int Serve(const laplace::v1::ServerConfig& config) {
+  // Leaked, because its thread may use it until the process has gone.
+  auto* signals = new StopSignals;
+  LogLevel level = LogLevel::kInfo;
+  ParseLogLevel(config.log_level(), &level);
+  SetLogLevel(level);
+
+  const int threads = config.compute_threads() > 0 ? config.compute_threads() : CpuQuotaThreads();
+  const absl::Status torch = InitTorchRuntime(threads, config.allow_slow_blas());
+  if (!torch.ok()) return Fail(kCannotStart, torch);
+
+  ServerBackend backend;
+  backend.make_model_host = MakeModelHost;
+  backend.make_fit_service = MakeFitService;
+  backend.on_compute_thread = InitTorchThread;
+  auto server = Server::Start(config, backend);
+  if (!server.ok()) return Fail(kCannotStart, server.status());
+
+  signals->Arm();
+  if (!config.address_file().empty()) {
+    const absl::Status written =
+        ReplaceFile(config.address_file(), {absl::StrCat((*server)->address(), "\n")});
+    if (!written.ok()) return Fail(kCannotStart, written);
+  }
+  LogInfo(absl::StrCat("ready on ", (*server)->address(), " with ", threads,
+                       " compute threads, registry ", config.registry()));
+
+  const int signal = signals->Wait();
+  LogInfo(absl::StrCat("signal ", signal, ": finishing calls in progress, at most ",
+                       config.drain_seconds(), " s; a second signal stops at once"));
+  (*server)->Stop();
+  LogInfo("stopped");
+  return 0;
+}
+
+int Main(int argc, char** argv) {
+  auto command = ParseCommandLine(
+      argc, argv, [](const std::string& name) { return std::getenv(name.c_str()); });
+  if (!command.ok()) return Fail(kBadSettings, command.status());
+  if (!command->serve) {
+    std::fputs(command->output.c_str(), stdout);
+    return 0;
+  }
+  // Executes this program again, before it has started any thread.
+  ReexecWithPassiveOpenMp(argv);
+  // Debian's Abseil looks for lock cycles on every lock, which costs six times the lock itself.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  return Serve(command->config);
+}
+
+}  // namespace
+}  // namespace laplaced
+
+int main(int argc, char** argv) { return laplaced::Main(argc, argv); }

@@ -1,0 +1,44 @@
+// Model, likelihood and data in one place: the only place that tells a mean from a sum.
+//
+// Everything downstream of it (operators, directional curvature, traces) is a *mean over examples*;
+// the number of examples N enters once, in the posterior. Holds shared values; thread-safe where
+// its Network is (ForwardAndJvp is not).
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <functional>
+
+#include "absl/status/statusor.h"
+#include "server/data/dataset.h"
+#include "server/model/input_transform.h"
+#include "server/model/likelihood.h"
+#include "server/model/manifest.h"
+#include "server/model/network.h"
+
+namespace laplaced {
+
+// Called with examples done and total; an error stops the computation with that error.
+using ProgressFn = std::function<absl::Status(int64_t done, int64_t total)>;
+
+struct EmpiricalRisk {
+  Network network;
+  Likelihood likelihood;
+  Manifest manifest;
+  Dataset data;
+  int64_t chunk_size =
+      256;  // examples that go through the network at once; no result depends on it beyond rounding
+
+  int64_t size() const { return data.size(); }
+
+  // Network inputs for a slice of raw inputs.
+  at::Tensor NetworkInput(const at::Tensor& raw) const {
+    return ToNetworkInput(raw, manifest, network.dtype());
+  }
+
+  // Mean loss over all examples, nats. FAILED_PRECONDITION if it is not finite (names the first
+  // example).
+  absl::StatusOr<double> MeanLoss(const ProgressFn& progress = nullptr) const;
+};
+
+}  // namespace laplaced

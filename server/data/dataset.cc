@@ -1,0 +1,53 @@
+#include "server/data/dataset.h"
+
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "formats/array.h"
+#include "formats/array_file.h"
+#include "server/model/input_transform.h"
+
+namespace laplaced {
+namespace {
+
+absl::StatusOr<at::Tensor> ReadTensor(const std::string& path) {
+  absl::StatusOr<std::map<std::string, Array>> arrays = ReadArrayFile(path);
+  if (!arrays.ok()) return arrays.status();
+  if (arrays->size() != 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": expected one array, got ", arrays->size()));
+  }
+  const Array& array = arrays->begin()->second;
+  return AliasArray({array.dtype, array.shape, array.bytes.data()}).clone();
+}
+
+}  // namespace
+
+Dataset Dataset::Select(const at::Tensor& rows) const {
+  return {inputs.index_select(0, rows), targets.index_select(0, rows)};
+}
+
+Dataset Dataset::Slice(int64_t begin, int64_t end) const {
+  return {inputs.narrow(0, begin, end - begin), targets.narrow(0, begin, end - begin)};
+}
+
+absl::StatusOr<Dataset> ReadDataset(const std::string& inputs_path,
+                                    const std::string& targets_path) {
+  absl::StatusOr<at::Tensor> inputs = ReadTensor(inputs_path);
+  if (!inputs.ok()) return inputs.status();
+  absl::StatusOr<at::Tensor> targets = ReadTensor(targets_path);
+  if (!targets.ok()) return targets.status();
+  const int64_t rows = inputs->dim() > 0 ? inputs->size(0) : 0;
+  if (rows == 0 || targets->dim() == 0 || targets->size(0) != rows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected as many targets as inputs and at least one, got ", rows,
+                     " inputs and ", targets->dim() > 0 ? targets->size(0) : 0, " targets"));
+  }
+  Dataset dataset{*std::move(inputs), *std::move(targets)};
+  if (at::isIntegralType(dataset.targets.scalar_type(), /*includeBool=*/true)) {
+    dataset.targets = dataset.targets.to(at::kLong);
+  }
+  return dataset;
+}
+
+}  // namespace laplaced

@@ -1,0 +1,211 @@
+#include "server/linalg/lanczos.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+
+namespace laplaced {
+namespace {
+
+using at::indexing::None;
+using at::indexing::Slice;
+
+// The basis and the projected matrix. Rows of `basis` are the vectors; `projected` is Q A Q' of the
+// first `size` of them.
+struct KrylovSpace {
+  at::Tensor basis;      // [max_basis + 1, n]
+  at::Tensor projected;  // [max_basis, max_basis]
+  int64_t size = 0;
+
+  at::Tensor Vectors() const { return basis.narrow(0, 0, size); }
+};
+
+// Removes the components of w along the first `count` basis vectors, twice; returns the sum of the
+// coefficients.
+at::Tensor Orthogonalise(const KrylovSpace& space, int64_t count, at::Tensor& w) {
+  const at::Tensor q = space.basis.narrow(0, 0, count);
+  at::Tensor h = at::mv(q, w);
+  w.addmv_(q.t(), h, 1, -1);
+  const at::Tensor correction = at::mv(q, w);
+  w.addmv_(q.t(), correction, 1, -1);
+  return h + correction;
+}
+
+// A random unit vector orthogonal to the first `count` basis vectors; undefined if they span the
+// whole space.
+at::Tensor FreshVector(const KrylovSpace& space, int64_t count, at::Generator& generator) {
+  const int64_t n = space.basis.size(1);
+  if (count >= n) return {};
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    at::Tensor w = at::randn({n}, generator, space.basis.options());
+    const double before = w.norm().item<double>();
+    if (count > 0) Orthogonalise(space, count, w);
+    const double after = w.norm().item<double>();
+    if (after > 1e-8 * before) {
+      w.div_(after);
+      if (count > 0) Orthogonalise(space, count, w);
+      return w.div_(w.norm());
+    }
+  }
+  return {};
+}
+
+struct RitzPairs {
+  at::Tensor values;     // [m] descending
+  at::Tensor rotations;  // [m, m], column i belongs to value i
+  at::Tensor residuals;  // [m]
+};
+
+RitzPairs SolveProjected(const KrylovSpace& space, double beta) {
+  const at::Tensor t =
+      space.projected.index({Slice(None, space.size), Slice(None, space.size)}).clone();
+  auto [values, vectors] = at::linalg_eigh(t, "L");
+  RitzPairs pairs;
+  pairs.values = values.flip(0);
+  pairs.rotations = vectors.flip(1).contiguous();
+  pairs.residuals = pairs.rotations[space.size - 1].abs() * beta;
+  return pairs;
+}
+
+// Replaces the first vectors of the basis by the leading `keep` Ritz vectors, block by block of
+// coordinates, so that no second copy of the basis is needed.
+void Rotate(KrylovSpace& space, const at::Tensor& rotations, int64_t keep) {
+  const at::Tensor s = rotations.narrow(1, 0, keep).t().contiguous();
+  const int64_t n = space.basis.size(1);
+  constexpr int64_t kBlock = 16384;
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t width = std::min(kBlock, n - begin);
+    const at::Tensor block = space.basis.narrow(1, begin, width);
+    block.narrow(0, 0, keep).copy_(at::mm(s, block.narrow(0, 0, space.size)));
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<EigenPairs> Lanczos(const LinearOperator& op, const LanczosOptions& options) {
+  const int64_t n = op.Rows();
+  if (!op.SelfAdjoint() || op.Cols() != n) {
+    return absl::InvalidArgumentError("Lanczos needs a square, self-adjoint operator");
+  }
+  const int64_t rank = options.rank;
+  if (rank < 1 || rank > n) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rank: expected 1 to ", n, " (the operator's size), got ", rank));
+  }
+  const int64_t max_products =
+      options.max_products > 0 ? options.max_products : std::max<int64_t>(10 * rank, 20);
+  const int64_t max_basis =
+      std::min(n, std::max(options.max_basis > 0 ? options.max_basis : rank + 8, rank + 2));
+  const double precision = op.ProductPrecision();
+
+  at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(options.seed);
+  KrylovSpace space;
+  space.basis = at::empty({max_basis + 1, n}, at::kDouble);
+  space.projected = at::zeros({max_basis, max_basis}, at::kDouble);
+  space.basis[0].copy_(FreshVector(space, 0, generator));
+
+  EigenPairs result;
+  RitzPairs ritz;
+  double scale = 0;         // lower bound of max |theta|
+  bool fresh = true;        // the vector in turn does not continue a recurrence
+  int64_t since_fresh = 0;  // products since the last fresh vector
+  bool space_full = false;  // nothing is left to orthogonalise against
+
+  while (true) {
+    const int64_t j = space.size;
+    absl::StatusOr<at::Tensor> product = op.Apply(space.basis[j].unsqueeze(1));
+    if (!product.ok()) return product.status();
+    ++result.products;
+    since_fresh = fresh ? 1 : since_fresh + 1;
+    at::Tensor w = product->squeeze(1);
+    const double product_norm = w.norm().item<double>();
+    if (!std::isfinite(product_norm)) {
+      return absl::FailedPreconditionError(
+          "a curvature product is not finite: the network's outputs or derivatives overflow on "
+          "this "
+          "data");
+    }
+    const at::Tensor h = Orthogonalise(space, j + 1, w);
+    space.projected.index_put_({Slice(None, j + 1), j}, h);
+    space.projected.index_put_({j, Slice(None, j + 1)}, h);
+    space.size = j + 1;
+    double beta = w.norm().item<double>();
+    scale = std::max(scale, product_norm);
+
+    const bool breakdown = beta <= precision * scale;
+    if (breakdown) beta = 0;
+    ritz = SolveProjected(space, beta);
+    const double largest = ritz.values.abs().max().item<double>();
+    const int64_t wanted = std::min(rank, space.size);
+    const int64_t converged =
+        (ritz.residuals.narrow(0, 0, wanted) <= options.tolerance * largest).sum().item<int64_t>();
+    if (options.on_product) {
+      if (absl::Status s = options.on_product(result.products, converged); !s.ok()) return s;
+    }
+
+    if (fresh && product_norm <= precision * scale) {
+      // A random direction is mapped to nothing: no curvature is left outside what has been found.
+      result.rank_exhausted = true;
+    }
+    if (result.rank_exhausted || space.size == n) {
+      space_full = true;
+    } else if (breakdown) {
+      ++result.breakdowns;
+    }
+    // After a breakdown the pairs found are exact, but larger ones may hide in the rest of the
+    // space: the fresh vector's own recurrence must have had time to find them.
+    const bool searched = result.breakdowns == 0 || since_fresh >= rank;
+    if (space_full || result.products >= max_products ||
+        (space.size >= rank && converged == rank && !breakdown && searched)) {
+      result.converged = converged == wanted && (space_full || !breakdown);
+      break;
+    }
+
+    if (space.size == max_basis) {
+      // Thick restart: keep more than the wanted pairs, which speeds up the last ones.
+      const int64_t keep = std::min(space.size - 1, rank + (max_basis - rank) / 2);
+      Rotate(space, ritz.rotations, keep);
+      space.size = keep;
+      space.projected.zero_();
+      space.projected.index({Slice(None, keep), Slice(None, keep)})
+          .copy_(at::diag(ritz.values.narrow(0, 0, keep)));
+    }
+    if (breakdown) {
+      const at::Tensor next = FreshVector(space, space.size, generator);
+      if (!next.defined()) {
+        ritz = SolveProjected(space, 0);
+        result.converged = true;
+        break;
+      }
+      space.basis[space.size].copy_(next);
+      fresh = true;
+    } else {
+      space.basis[space.size].copy_(w.div_(beta));
+      fresh = false;
+    }
+  }
+
+  int64_t found = std::min(rank, space.size);
+  if (space_full && found > 0) {
+    // Directions without curvature came in as fresh vectors; they are not eigenpairs that exist.
+    const double floor = precision * std::sqrt(static_cast<double>(n)) * scale;
+    const int64_t nonzero = (ritz.values.abs() > floor).sum().item<int64_t>();
+    if (nonzero < found) {
+      found = nonzero;
+      result.rank_exhausted = true;
+    } else {
+      result.rank_exhausted = result.rank_exhausted && found < rank;
+    }
+  }
+  Rotate(space, ritz.rotations, found);
+  result.values = ritz.values.narrow(0, 0, found).clone();
+  result.residuals = ritz.residuals.narrow(0, 0, found).clone();
+  result.vectors = space.basis.narrow(0, 0, found).t();
+  return result;
+}
+
+}  // namespace laplaced

@@ -1,0 +1,52 @@
+// Largest eigenpairs of a symmetric operator by thick-restart Lanczos (Wu & Simon 2000) with full
+// re-orthogonalisation.
+//
+// Recurrence, inner products and basis are fp64 whatever the operator computes in. Each new vector
+// is orthogonalised twice against the whole basis, so ||Q'Q - I|| stays at rounding level and no
+// pair is ever found twice. When the Krylov space is exhausted (breakdown) the recurrence goes on
+// from a fresh random vector orthogonal to everything found, which also finds repeated eigenvalues;
+// when that vector is mapped to zero, the operator's rank is exhausted and what exists is returned.
+//
+// Convergence: the residual norm of pair i is ||A u_i - theta_i u_i|| = beta |s_mi| (last component
+// of the i-th eigenvector of the projected matrix); the run ends when it is <= tolerance * max
+// |theta| for all wanted pairs, or at max_products. Free function on values; thread-safe if the
+// operator is.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <functional>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/linalg/linear_operator.h"
+
+namespace laplaced {
+
+struct LanczosOptions {
+  int64_t rank = 50;  // pairs wanted; at most the operator's size
+  double tolerance = 1e-3;
+  int64_t max_products = 0;  // 0: 10 * rank, at least 20
+  // Basis vectors kept at once, in fp64; 0: rank + 8. Memory is (max_basis + 4) vectors at the
+  // most.
+  int64_t max_basis = 0;
+  uint64_t seed = 0;  // start vector
+  // Called after every product; an error ends the run with that error (cancellation).
+  std::function<absl::Status(int64_t products, int64_t converged)> on_product;
+};
+
+struct EigenPairs {
+  at::Tensor values;     // [k] fp64, descending
+  at::Tensor vectors;    // [n, k] fp64, orthonormal columns
+  at::Tensor residuals;  // [k] fp64, ||A u - theta u||
+  int64_t products = 0;
+  int64_t breakdowns = 0;       // times the Krylov space closed before the end
+  bool converged = false;       // all residuals below tolerance
+  bool rank_exhausted = false;  // k < rank because the operator has no more non-zero eigenvalues
+};
+
+// INVALID_ARGUMENT if the operator is not square and self-adjoint or rank is not in [1, n]; errors
+// of Apply and on_product are passed on; a product that is not finite is FAILED_PRECONDITION.
+absl::StatusOr<EigenPairs> Lanczos(const LinearOperator& op, const LanczosOptions& options);
+
+}  // namespace laplaced

@@ -1,0 +1,159 @@
+#include "server/model/manifest.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+
+namespace laplaced {
+namespace {
+
+using Json = nlohmann::json;
+
+// Reads typed values out of one JSON object and remembers the first problem.
+class ObjectReader {
+ public:
+  ObjectReader(const std::string& file, const std::string& prefix, const Json& object)
+      : file_(file), prefix_(prefix), object_(object) {}
+
+  // The value of `key`, or null if it is absent (an error if `required`).
+  const Json* Find(const std::string& key, bool required) {
+    known_.push_back(key);
+    const auto it = object_.find(key);
+    if (it != object_.end()) return &*it;
+    if (required) Fail(key, "is required");
+    return nullptr;
+  }
+
+  std::string Text(const std::string& key, bool required) {
+    const Json* value = Find(key, required);
+    if (value == nullptr) return "";
+    if (!value->is_string()) return Fail(key, "expected a string"), "";
+    return value->get<std::string>();
+  }
+
+  double Positive(const std::string& key, bool required, bool zero_allowed = false) {
+    const Json* value = Find(key, required);
+    if (value == nullptr) return 0;
+    const double number = value->is_number() ? value->get<double>() : -1;
+    if (!std::isfinite(number) || number < 0 || (number == 0 && !zero_allowed)) {
+      return Fail(key, zero_allowed ? "expected a number >= 0" : "expected a number > 0"), 0;
+    }
+    return number;
+  }
+
+  int64_t Count(const std::string& key, bool required) {
+    const Json* value = Find(key, required);
+    if (value == nullptr) return 0;
+    if (!value->is_number_integer() || value->get<double>() < 1 || value->get<double>() > 9e18) {
+      return Fail(key, "expected a positive whole number"), 0;
+    }
+    return value->get<int64_t>();
+  }
+
+  template <typename T, typename Accept>
+  std::vector<T> List(const std::string& key, bool required, const char* expected, Accept accept) {
+    const Json* value = Find(key, required);
+    if (value == nullptr) return {};
+    std::vector<T> list;
+    if (!value->is_array()) return Fail(key, expected), list;
+    for (const Json& item : *value) {
+      if (!accept(item)) return Fail(key, expected), list;
+      list.push_back(item.get<T>());
+    }
+    return list;
+  }
+
+  void Fail(const std::string& key, const std::string& problem) {
+    if (!error_.ok()) return;
+    error_ = absl::FailedPreconditionError(absl::StrCat(file_, ": ", prefix_, key, ": ", problem));
+  }
+
+  absl::Status Finish() {
+    for (const auto& [key, unused] : object_.items()) {
+      if (std::find(known_.begin(), known_.end(), key) == known_.end()) Fail(key, "unknown key");
+    }
+    return error_;
+  }
+
+ private:
+  const std::string& file_;
+  const std::string prefix_;
+  const Json& object_;
+  std::vector<std::string> known_;
+  absl::Status error_;
+};
+
+absl::Status ReadInput(const std::string& file, const Json& object, Manifest& manifest) {
+  ObjectReader reader(file, "input.", object);
+  manifest.input_shape = reader.List<int64_t>(
+      "shape", true, "expected a list of positive whole numbers (one example, without the batch)",
+      [](const Json& item) {
+        return item.is_number_integer() && item.get<double>() >= 1 && item.get<double>() < 1e9;
+      });
+  const absl::StatusOr<int64_t> size = NumElements(manifest.input_shape);
+  if (!size.ok() || *size > (int64_t{1} << 31)) reader.Fail("shape", "is too large");
+  manifest.input_dtype = reader.Text("dtype", false);
+  if (!manifest.input_dtype.empty() && manifest.input_dtype != "float32" &&
+      manifest.input_dtype != "float64") {
+    reader.Fail("dtype", "expected \"float32\" or \"float64\"");
+  }
+  manifest.uint8_scale = reader.Positive("uint8_scale", false);
+  manifest.accepts_uint8 = manifest.uint8_scale > 0;
+  const auto is_number = [](const Json& item) { return item.is_number(); };
+  manifest.uint8_mean =
+      reader.List<double>("uint8_mean", false, "expected a list of numbers", is_number);
+  manifest.uint8_std =
+      reader.List<double>("uint8_std", false, "expected a list of numbers", is_number);
+  const size_t channels = manifest.input_shape.empty() ? 0 : manifest.input_shape[0];
+  for (const auto& [key, list] : {std::pair{"uint8_mean", &manifest.uint8_mean},
+                                  std::pair{"uint8_std", &manifest.uint8_std}}) {
+    if (!list->empty() && (!manifest.accepts_uint8 || list->size() != channels)) {
+      reader.Fail(key, absl::StrCat("expected one number per channel (", channels,
+                                    "), and uint8_scale beside it"));
+    }
+  }
+  for (double s : manifest.uint8_std) {
+    if (s <= 0) reader.Fail("uint8_std", "expected numbers > 0");
+  }
+  return reader.Finish();
+}
+
+}  // namespace
+
+absl::StatusOr<Manifest> ParseManifest(const std::string& file_name, const std::string& json) {
+  const Json object = Json::parse(json, nullptr, /*allow_exceptions=*/false);
+  if (!object.is_object()) {
+    return absl::FailedPreconditionError(absl::StrCat(file_name, ": expected a JSON object"));
+  }
+  Manifest manifest;
+  ObjectReader reader(file_name, "", object);
+  const std::string likelihood = reader.Text("likelihood", true);
+  if (likelihood == "gaussian") {
+    manifest.likelihood.kind = Likelihood::Kind::kGaussian;
+    manifest.likelihood.sigma_noise = reader.Positive("sigma_noise", true);
+  } else if (likelihood != "categorical") {
+    reader.Fail("likelihood",
+                absl::StrCat("expected \"categorical\" or \"gaussian\", got \"", likelihood, "\""));
+  }
+  manifest.n_outputs = reader.Count("n_outputs", true);
+  manifest.class_names =
+      reader.List<std::string>("class_names", false, "expected a list of strings",
+                               [](const Json& item) { return item.is_string(); });
+  if (!manifest.class_names.empty() &&
+      static_cast<int64_t>(manifest.class_names.size()) != manifest.n_outputs) {
+    reader.Fail("class_names", absl::StrCat("expected n_outputs = ", manifest.n_outputs,
+                                            " names, got ", manifest.class_names.size()));
+  }
+  manifest.n_data = reader.Count("n_data", false);
+  manifest.weight_decay = reader.Positive("weight_decay", false, /*zero_allowed=*/true);
+  manifest.description = reader.Text("description", false);
+  const Json* input = reader.Find("input", true);
+  if (input != nullptr && !input->is_object()) reader.Fail("input", "expected an object");
+  if (absl::Status status = reader.Finish(); !status.ok()) return status;
+  if (absl::Status status = ReadInput(file_name, *input, manifest); !status.ok()) return status;
+  return manifest;
+}
+
+}  // namespace laplaced

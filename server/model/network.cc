@@ -1,0 +1,248 @@
+#include "server/model/network.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <torch/autograd.h>
+#include <torch/csrc/autograd/forward_grad.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/script.h>
+
+#include <algorithm>
+#include <mutex>
+#include <unordered_map>
+
+#include "absl/strings/str_cat.h"
+#include "formats/array.h"
+#include "server/model/torch_status.h"
+
+namespace laplaced {
+namespace {
+
+absl::Status Unsuitable(const std::string& message) {
+  return absl::FailedPreconditionError(message);
+}
+
+// The interpreter without the optimising executors: their first calls are 100 times slower, and
+// their fused graphs hide the layers from autograd.
+at::Tensor RunModule(const torch::jit::Module& module, const at::Tensor& x) {
+  torch::jit::GraphOptimizerEnabledGuard no_optimizer(false);
+  torch::jit::Module callable = module;  // shares all state; forward is not const
+  const c10::IValue result = callable.forward({x});
+  TORCH_CHECK(result.isTensor(), "expected the module to return one tensor, got ",
+              result.tagKind());
+  return result.toTensor();
+}
+
+// One level of forward-mode differentiation, for as long as it lives.
+class ForwardAdScope {
+ public:
+  ForwardAdScope() : lock_(Mutex()), level_(torch::autograd::ForwardADLevel::get_next_idx()) {}
+  ~ForwardAdScope() { torch::autograd::ForwardADLevel::release_idx(level_); }
+  uint64_t level() const { return level_; }
+
+ private:
+  static std::mutex& Mutex() {
+    static std::mutex mutex;
+    return mutex;
+  }
+  std::lock_guard<std::mutex> lock_;
+  uint64_t level_;
+};
+
+// Puts the original parameters back whatever happens.
+class ParameterRestorer {
+ public:
+  explicit ParameterRestorer(const std::vector<Parameter>& parameters) : parameters_(parameters) {}
+  ~ParameterRestorer() {
+    for (const Parameter& p : parameters_) Set(p, p.value);
+  }
+  static void Set(const Parameter& p, const at::Tensor& value) {
+    for (const auto& [owner, name] : p.slots) owner._ivalue()->setAttr(name, value);
+  }
+
+ private:
+  const std::vector<Parameter>& parameters_;
+};
+
+absl::StatusOr<std::vector<Parameter>> CollectParameters(const torch::jit::Module& module) {
+  std::vector<Parameter> parameters;
+  std::unordered_map<c10::TensorImpl*, size_t> seen;
+  int64_t offset = 0;
+  for (const auto& submodule : module.named_modules()) {
+    for (const auto& entry : submodule.value.named_parameters(/*recurse=*/false)) {
+      const std::string name =
+          submodule.name.empty() ? entry.name : absl::StrCat(submodule.name, ".", entry.name);
+      const at::Tensor& value = entry.value;
+      if (const auto it = seen.find(value.unsafeGetTensorImpl()); it != seen.end()) {
+        parameters[it->second].slots.emplace_back(submodule.value, entry.name);
+        continue;
+      }
+      if (value.scalar_type() != at::kFloat && value.scalar_type() != at::kDouble) {
+        return Unsuitable(absl::StrCat("parameter ", name, " has type ",
+                                       at::toString(value.scalar_type()),
+                                       ", expected float32 or float64"));
+      }
+      if (!parameters.empty() && value.scalar_type() != parameters[0].value.scalar_type()) {
+        return Unsuitable(absl::StrCat("parameters mix types: ", name, " is ",
+                                       at::toString(value.scalar_type()), ", ", parameters[0].name,
+                                       " is ", at::toString(parameters[0].value.scalar_type())));
+      }
+      if (!value.isfinite().all().item<bool>()) {
+        return Unsuitable(absl::StrCat("parameter ", name, " holds values that are not finite"));
+      }
+      seen[value.unsafeGetTensorImpl()] = parameters.size();
+      value.requires_grad_(true);
+      parameters.push_back({name, value, offset, {{submodule.value, entry.name}}});
+      offset += value.numel();
+    }
+  }
+  if (offset == 0) {
+    return Unsuitable(
+        "the module has no parameters: was it frozen or traced with constants? Export it with "
+        "torch.jit.script or torch.jit.trace, without freeze or optimize_for_inference");
+  }
+  return parameters;
+}
+
+// True if the two differ by more than rounding.
+bool Differ(const at::Tensor& a, const at::Tensor& b) {
+  const double scale = std::max(1.0, a.abs().max().item<double>());
+  return !((a - b).abs().max().item<double>() <= 1e-4 * scale);
+}
+
+absl::Status CheckBehaviour(const Network& network) {
+  constexpr int64_t kBatch = 3;
+  const at::Tensor x = network.TrialInputs(kBatch);
+  const at::Tensor f = network.Forward(x);
+  const std::vector<int64_t> expected = {kBatch, network.n_outputs()};
+  if (f.sizes() != at::IntArrayRef(expected)) {
+    return Unsuitable(absl::StrCat("expected outputs of shape ", ShapeString(expected),
+                                   " for inputs of shape ", ShapeString(x.sizes().vec()), ", got ",
+                                   ShapeString(f.sizes().vec())));
+  }
+  if (f.scalar_type() != network.dtype()) {
+    return Unsuitable(absl::StrCat("outputs have type ", at::toString(f.scalar_type()),
+                                   ", parameters ", at::toString(network.dtype())));
+  }
+  if (!f.isfinite().all().item<bool>())
+    return Unsuitable("outputs on a trial input are not finite");
+  if (Differ(f, network.Forward(x))) {
+    return Unsuitable(
+        "the same input gives different outputs: is dropout left on? Call eval() before exporting");
+  }
+  if (Differ(f.narrow(0, 0, 1), network.Forward(x.narrow(0, 0, 1)))) {
+    return Unsuitable(
+        "the output of an example depends on the others in its batch: is batch norm in training "
+        "mode? Call eval() "
+        "before exporting");
+  }
+  const at::Tensor with_graph = network.ForwardWithGraph(x);
+  if (!with_graph.requires_grad() ||
+      network.Vjp(with_graph, at::ones_like(with_graph)).abs().max().item<double>() == 0) {
+    return Unsuitable("the outputs do not depend on the parameters");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Network> Network::Load(const std::string& path, const std::string& file_name,
+                                      const std::vector<int64_t>& input_shape, int64_t n_outputs) {
+  auto module = CatchTorch(file_name, [&]() -> absl::StatusOr<torch::jit::Module> {
+    return torch::jit::load(path, at::kCPU);
+  });
+  if (!module.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(file_name,
+                     ": not a readable TorchScript file (damaged, truncated, or saved with "
+                     "torch.save instead of "
+                     "torch.jit.save): ",
+                     module.status().message()));
+  }
+  auto network = FromModule(*std::move(module), input_shape, n_outputs);
+  if (network.ok()) return network;
+  return absl::Status(network.status().code(),
+                      absl::StrCat(file_name, ": ", network.status().message()));
+}
+
+absl::StatusOr<Network> Network::FromModule(torch::jit::Module module,
+                                            const std::vector<int64_t>& input_shape,
+                                            int64_t n_outputs) {
+  return CatchTorch("cannot use this module", [&]() -> absl::StatusOr<Network> {
+    module.eval();
+    LAPLACED_ASSIGN_OR_RETURN(std::vector<Parameter> parameters, CollectParameters(module));
+    Network network;
+    network.module_ = std::move(module);
+    network.parameters_ = std::move(parameters);
+    network.input_shape_ = input_shape;
+    network.n_outputs_ = n_outputs;
+    network.dtype_ = network.parameters_[0].value.scalar_type();
+    const Parameter& last = network.parameters_.back();
+    network.n_parameters_ = last.offset + last.value.numel();
+    LAPLACED_RETURN_IF_ERROR(CheckBehaviour(network));
+    return network;
+  });
+}
+
+absl::StatusOr<Network> Network::Clone() const {
+  return CatchTorch("cannot copy the module", [&]() -> absl::StatusOr<Network> {
+    Network copy = *this;
+    copy.module_ = module_.deepcopy();
+    LAPLACED_ASSIGN_OR_RETURN(copy.parameters_, CollectParameters(copy.module_));
+    return copy;
+  });
+}
+
+at::Tensor Network::Forward(const at::Tensor& x) const {
+  at::NoGradGuard no_grad;
+  return RunModule(module_, x);
+}
+
+at::Tensor Network::ForwardWithGraph(const at::Tensor& x) const {
+  at::AutoGradMode with_grad(true);
+  return RunModule(module_, x);
+}
+
+std::pair<at::Tensor, at::Tensor> Network::ForwardAndJvp(const at::Tensor& x,
+                                                         const at::Tensor& v) const {
+  at::AutoGradMode with_grad(true);
+  ForwardAdScope scope;
+  ParameterRestorer restorer(parameters_);
+  for (const Parameter& p : parameters_) {
+    const at::Tensor tangent = v.narrow(0, p.offset, p.value.numel()).view(p.value.sizes());
+    ParameterRestorer::Set(p,
+                           at::_make_dual(p.value, tangent, static_cast<int64_t>(scope.level())));
+  }
+  const at::Tensor dual = RunModule(module_, x);
+  const auto [f, jv] = at::_unpack_dual(dual, static_cast<int64_t>(scope.level()));
+  return {f, jv.defined() ? jv.detach().clone() : at::zeros_like(f)};
+}
+
+at::Tensor Network::Vjp(const at::Tensor& outputs, const at::Tensor& s) const {
+  std::vector<at::Tensor> leaves;
+  leaves.reserve(parameters_.size());
+  for (const Parameter& p : parameters_) leaves.push_back(p.value);
+  const std::vector<at::Tensor> grads =
+      torch::autograd::grad({outputs}, leaves, {s}, /*retain_graph=*/false, /*create_graph=*/false,
+                            /*allow_unused=*/true);
+  at::Tensor flat = at::zeros({n_parameters_}, at::TensorOptions(dtype_));
+  for (size_t i = 0; i < grads.size(); ++i) {
+    if (!grads[i].defined()) continue;
+    flat.narrow(0, parameters_[i].offset, parameters_[i].value.numel()).copy_(grads[i].flatten());
+  }
+  return flat;
+}
+
+at::Tensor Network::FlatParameters() const {
+  std::vector<at::Tensor> flat;
+  for (const Parameter& p : parameters_) flat.push_back(p.value.detach().flatten());
+  return at::cat(flat);
+}
+
+at::Tensor Network::TrialInputs(int64_t n) const {
+  std::vector<int64_t> shape = {n};
+  shape.insert(shape.end(), input_shape_.begin(), input_shape_.end());
+  at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{1});
+  return at::rand(shape, generator, at::TensorOptions(dtype_));
+}
+
+}  // namespace laplaced

@@ -1,0 +1,138 @@
+#include "server/registry/operation_store.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
+#include <tuple>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "formats/atomic_file.h"
+#include "formats/file_handle.h"
+#include "server/registry/record_json.h"
+#include "server/registry/repository.h"
+
+namespace laplaced {
+namespace {
+
+constexpr int64_t kFormatVersion = 1;
+constexpr char kSuffix[] = ".json";
+
+// By OperationState.
+constexpr const char* kStateNames[] = {"running", "succeeded", "failed", "cancelled"};
+
+// Everything but the state, which is stored by name.
+template <typename Visitor>
+void VisitFields(OperationRecord& record, Visitor& visit) {
+  visit("id", record.id);
+  visit("description", record.description);
+  visit("posterior_id", record.posterior_id);
+  visit("error_code", record.error_code);
+  visit("error_message", record.error_message);
+  visit("start_time", record.start_time);
+  visit("end_time", record.end_time);
+}
+
+std::string PathOf(const std::string& folder, absl::string_view name) {
+  return absl::StrCat(folder, "/", name);
+}
+
+absl::StatusOr<OperationRecord> ReadRecord(const std::string& path, absl::string_view id) {
+  absl::StatusOr<Json> object = ReadSealedFile(path);
+  if (!object.ok()) return object.status();
+  FieldReader reader(*object);
+  int64_t format_version = 0;
+  reader("format_version", format_version);
+  std::string state;
+  reader("state", state);
+  OperationRecord record;
+  VisitFields(record, reader);
+  if (!reader.status().ok()) return reader.status();
+  const auto* known = std::find(std::begin(kStateNames), std::end(kStateNames), state);
+  if (format_version != kFormatVersion || known == std::end(kStateNames) || id != record.id) {
+    return absl::DataLossError(absl::StrCat(path, ": unknown version or state, or another id"));
+  }
+  record.state = static_cast<OperationState>(known - std::begin(kStateNames));
+  return record;
+}
+
+absl::Status SetAside(const std::string& path) {
+  std::string target = absl::StrCat(path, ".damaged");
+  std::error_code error;
+  for (int i = 1; std::filesystem::exists(target, error); ++i) {
+    target = absl::StrCat(path, ".damaged.", i);
+  }
+  if (rename(path.c_str(), target.c_str()) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot rename damaged record ", path));
+  }
+  return SyncFolder(ParentFolder(path));
+}
+
+void MarkStopped(OperationRecord* record) {
+  record->state = OperationState::kFailed;
+  record->error_code = static_cast<int>(absl::StatusCode::kAborted);
+  record->error_message = "the server stopped while the operation ran; start it again";
+  record->end_time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
+}
+
+// Times that cannot be read sort first.
+bool StartedBefore(const OperationRecord& a, const OperationRecord& b) {
+  const auto key = [](const OperationRecord& record) {
+    absl::Time time = absl::InfinitePast();
+    if (!absl::ParseTime(absl::RFC3339_full, record.start_time, &time, nullptr)) {
+      time = absl::InfinitePast();
+    }
+    return std::make_tuple(time, record.id);
+  };
+  return key(a) < key(b);
+}
+
+}  // namespace
+
+absl::StatusOr<OperationStore> OperationStore::Open(const std::string& folder,
+                                                    std::vector<std::string>* damaged) {
+  if (absl::Status status = MakeFolders(folder); !status.ok()) return status;
+  if (absl::Status status = RemoveTemporaries(folder); !status.ok()) return status;
+  absl::StatusOr<std::vector<std::string>> names = ListFolder(folder);
+  if (!names.ok()) return names.status();
+  OperationStore store(folder);
+  for (const std::string& name : *names) {
+    absl::string_view id = name;
+    if (!absl::ConsumeSuffix(&id, kSuffix)) continue;
+    const std::string path = PathOf(folder, name);
+    absl::StatusOr<OperationRecord> record = ReadRecord(path, id);
+    if (!record.ok()) {
+      if (damaged != nullptr) damaged->push_back(name);
+      if (absl::Status status = SetAside(path); !status.ok()) return status;
+      continue;
+    }
+    if (record->state == OperationState::kRunning) {
+      MarkStopped(&*record);
+      if (absl::Status status = store.Save(*record); !status.ok()) return status;
+    }
+    store.recovered_.push_back(*std::move(record));
+  }
+  std::sort(store.recovered_.begin(), store.recovered_.end(), StartedBefore);
+  return store;
+}
+
+absl::Status OperationStore::Save(const OperationRecord& record) const {
+  if (absl::Status status = ValidateName("id", record.id); !status.ok()) return status;
+  FieldWriter writer;
+  writer("format_version", kFormatVersion);
+  writer("state", std::string(kStateNames[static_cast<size_t>(record.state)]));
+  OperationRecord fields = record;
+  VisitFields(fields, writer);
+  if (!writer.status().ok()) return writer.status();
+  return ReplaceFile(PathOf(folder_, absl::StrCat(record.id, kSuffix)),
+                     {SealJson(writer.object())});
+}
+
+}  // namespace laplaced

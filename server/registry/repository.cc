@@ -1,0 +1,217 @@
+#include "server/registry/repository.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <filesystem>
+#include <system_error>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "formats/atomic_file.h"
+#include "formats/file_handle.h"
+#include "server/model/field_error.h"
+#include "server/registry/posterior_artifact.h"
+
+namespace laplaced {
+namespace {
+
+constexpr size_t kMaxNameLength = 128;
+constexpr int64_t kMaxActiveBytes = 4096;
+constexpr char kActiveFile[] = "ACTIVE";
+constexpr char kPosteriorsFolder[] = "posteriors";
+
+std::string Join(const std::string& folder, absl::string_view name) {
+  return absl::StrCat(folder, "/", name);
+}
+
+bool IsFolder(const std::string& path) {
+  std::error_code error;
+  return std::filesystem::is_directory(path, error);
+}
+
+bool IsFile(const std::string& path) {
+  std::error_code error;
+  return std::filesystem::is_regular_file(path, error);
+}
+
+bool IsValidName(absl::string_view name) {
+  const auto allowed = [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-';
+  };
+  return !name.empty() && name.size() <= kMaxNameLength && name[0] != '.' &&
+         std::all_of(name.begin(), name.end(), allowed);
+}
+
+// The version that a folder name spells; 0 if it spells none.
+int64_t VersionOf(const std::string& name) {
+  int64_t version = 0;
+  if (!absl::SimpleAtoi(name, &version) || version < 1) return 0;
+  return absl::StrCat(version) == name ? version : 0;
+}
+
+// Sorted versions below the folder of one model.
+absl::StatusOr<std::vector<int64_t>> Versions(const std::string& model_folder) {
+  absl::StatusOr<std::vector<std::string>> names = ListFolder(model_folder);
+  if (!names.ok()) return names.status();
+  std::vector<int64_t> versions;
+  for (const std::string& name : *names) {
+    const int64_t version = VersionOf(name);
+    if (version > 0 && IsFolder(Join(model_folder, name))) versions.push_back(version);
+  }
+  std::sort(versions.begin(), versions.end());
+  return versions;
+}
+
+absl::Status CheckWritable(const std::string& folder) {
+  if (access(folder.c_str(), R_OK | W_OK | X_OK) == 0) return absl::OkStatus();
+  return absl::ErrnoToStatus(errno, absl::StrCat("registry folder ", folder, " cannot be written"));
+}
+
+}  // namespace
+
+absl::StatusOr<Repository> Repository::Open(const std::string& root) {
+  Repository repository(root);
+  for (const std::string& folder : {root, repository.ModelsFolder(), repository.DatasetsFolder(),
+                                    repository.OperationsFolder()}) {
+    if (absl::Status status = MakeFolders(folder); !status.ok()) return status;
+    if (absl::Status status = CheckWritable(folder); !status.ok()) return status;
+    if (absl::Status status = RemoveTemporaries(folder); !status.ok()) return status;
+  }
+  absl::StatusOr<std::vector<ModelVersion>> models = repository.ListModels();
+  if (!models.ok()) return models.status();
+  for (const ModelVersion& model : *models) {
+    const std::string folder =
+        Join(repository.ModelsFolder(), absl::StrCat(model.name, "/", model.version));
+    if (absl::Status status = RemoveTemporaries(folder); !status.ok()) return status;
+    absl::Status status = RemoveTemporaries(Join(folder, kPosteriorsFolder));
+    if (!status.ok()) return status;
+  }
+  return repository;
+}
+
+absl::StatusOr<std::vector<ModelVersion>> Repository::ListModels() const {
+  absl::StatusOr<std::vector<std::string>> names = ListFolder(ModelsFolder());
+  if (!names.ok()) return names.status();
+  std::vector<ModelVersion> models;
+  for (const std::string& name : *names) {
+    const std::string folder = Join(ModelsFolder(), name);
+    if (!IsValidName(name) || !IsFolder(folder)) continue;
+    absl::StatusOr<std::vector<int64_t>> versions = Versions(folder);
+    if (!versions.ok()) return versions.status();
+    for (int64_t version : *versions) models.push_back({name, version});
+  }
+  return models;
+}
+
+absl::StatusOr<int64_t> Repository::LatestVersion(const std::string& name) const {
+  if (absl::Status status = ValidateName("name", name); !status.ok()) return status;
+  const std::string folder = Join(ModelsFolder(), name);
+  if (!IsFolder(folder)) {
+    return absl::NotFoundError(absl::StrCat("there is no model '", name, "' in the registry"));
+  }
+  absl::StatusOr<std::vector<int64_t>> versions = Versions(folder);
+  if (!versions.ok()) return versions.status();
+  if (versions->empty()) {
+    return absl::NotFoundError(absl::StrCat("model '", name, "' has no version in the registry"));
+  }
+  return versions->back();
+}
+
+absl::StatusOr<std::string> Repository::ModelFolder(const ModelVersion& model) const {
+  if (absl::Status status = ValidateName("name", model.name); !status.ok()) return status;
+  if (model.version < 1) {
+    return FieldError("version", absl::StrCat("expected a positive number, got ", model.version));
+  }
+  const std::string folder = Join(ModelsFolder(), absl::StrCat(model.name, "/", model.version));
+  if (!IsFolder(folder)) {
+    return absl::NotFoundError(absl::StrCat("there is no version ", model.version, " of model '",
+                                            model.name, "' in the registry"));
+  }
+  return folder;
+}
+
+absl::StatusOr<std::string> Repository::PosteriorFolder(const ModelVersion& model,
+                                                        const std::string& posterior_id) const {
+  absl::Status status = ValidateName("posterior_id", posterior_id);
+  if (!status.ok()) return status;
+  absl::StatusOr<std::string> folder = ModelFolder(model);
+  if (!folder.ok()) return folder.status();
+  return Join(*folder, absl::StrCat(kPosteriorsFolder, "/", posterior_id));
+}
+
+absl::StatusOr<std::vector<std::string>> Repository::ListPosteriors(
+    const ModelVersion& model) const {
+  absl::StatusOr<std::string> folder = ModelFolder(model);
+  if (!folder.ok()) return folder.status();
+  const std::string posteriors = Join(*folder, kPosteriorsFolder);
+  absl::StatusOr<std::vector<std::string>> names = ListFolder(posteriors);
+  if (!names.ok()) return names.status();
+  std::vector<std::string> ids;
+  for (const std::string& name : *names) {
+    const std::string record = Join(posteriors, absl::StrCat(name, "/", kPosteriorRecordFile));
+    if (IsValidName(name) && IsFile(record)) ids.push_back(name);
+  }
+  std::reverse(ids.begin(), ids.end());
+  return ids;
+}
+
+absl::StatusOr<std::string> Repository::ActivePosterior(const ModelVersion& model) const {
+  absl::StatusOr<std::string> folder = ModelFolder(model);
+  if (!folder.ok()) return folder.status();
+  const std::string path = Join(*folder, kActiveFile);
+  absl::StatusOr<std::string> text = ReadWholeFile(path, kMaxActiveBytes);
+  if (absl::IsNotFound(text.status())) return std::string();
+  if (absl::IsInvalidArgument(text.status())) return absl::DataLossError(text.status().message());
+  if (!text.ok()) return text.status();
+  const absl::string_view id = absl::StripTrailingAsciiWhitespace(*text);
+  if (!IsValidName(id)) {
+    return absl::DataLossError(absl::StrCat(path, " does not hold the id of a posterior"));
+  }
+  return std::string(id);
+}
+
+absl::Status Repository::SetActivePosterior(const ModelVersion& model,
+                                            const std::string& posterior_id) const {
+  absl::Status status = ValidateName("posterior_id", posterior_id);
+  if (!status.ok()) return status;
+  absl::StatusOr<std::string> folder = ModelFolder(model);
+  if (!folder.ok()) return folder.status();
+  return ReplaceFile(Join(*folder, kActiveFile), {posterior_id, "\n"});
+}
+
+std::string Repository::ModelsFolder() const { return Join(root_, "models"); }
+std::string Repository::DatasetsFolder() const { return Join(root_, "datasets"); }
+std::string Repository::OperationsFolder() const { return Join(root_, "operations"); }
+
+std::string NewId(const std::string& prefix) {
+  static std::atomic<int64_t> last_ms{0};
+  const int64_t now_ms = absl::ToUnixMillis(absl::Now());
+  int64_t last = last_ms.load();
+  int64_t ms;
+  do {
+    ms = std::max(now_ms, last + 1);
+  } while (!last_ms.compare_exchange_weak(last, ms));
+  const std::string time =
+      absl::FormatTime("%Y%m%dt%H%M%E3Sz", absl::FromUnixMillis(ms), absl::UTCTimeZone());
+  const std::string random = absl::StrCat(absl::Hex(RandomBits(), absl::kZeroPad16));
+  return absl::StrCat(prefix, "-", time, "-", random.substr(0, 6));
+}
+
+absl::Status ValidateName(const std::string& field, const std::string& name) {
+  if (IsValidName(name)) return absl::OkStatus();
+  const std::string shown = absl::CHexEscape(name.substr(0, 40));
+  return FieldError(
+      field, absl::StrCat("expected 1 to ", kMaxNameLength,
+                          " letters, digits, '.', '_' and '-', not starting with '.', got '", shown,
+                          name.size() > 40 ? absl::StrCat("...' of length ", name.size()) : "'"));
+}
+
+}  // namespace laplaced

@@ -1,0 +1,85 @@
+// The registry folder: where everything is, under which names, and which posterior is active.
+//
+//   <root>/models/<name>/<version>/{model.pt, model.json}
+//   <root>/models/<name>/<version>/posteriors/<id>/...     see posterior_artifact.h
+//   <root>/models/<name>/<version>/ACTIVE                  id of the active posterior
+//   <root>/datasets/<id>/...                               see dataset_store.h
+//   <root>/operations/<id>.json                            see operation_store.h
+//
+// Names come from clients, so each is validated before it becomes part of a path: 1 to 128
+// characters of letters, digits, '.', '_' and '-', not starting with '.'; anything else is a
+// FieldError, without a path in it. Symbolic links inside the registry are followed: whoever can
+// write there can place checkpoints anyway. One process at a time may write to a registry: Open
+// removes the temporary files of the one before. Thread-safe: holds only the root; all state is on
+// disk.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace laplaced {
+
+struct ModelVersion {
+  std::string name;
+  int64_t version = 0;
+};
+
+class Repository {
+ public:
+  // Creates the folders that are missing and removes half-written leftovers (temporary files and
+  // folders, see formats/atomic_file.h) of a killed process.
+  // Error: the root cannot be created or written (message names path and reason).
+  static absl::StatusOr<Repository> Open(const std::string& root);
+
+  const std::string& root() const { return root_; }
+
+  // Every version folder of every model, sorted by name then version. Folders whose name is not a
+  // valid name, or not a positive number without leading zeros, are skipped.
+  absl::StatusOr<std::vector<ModelVersion>> ListModels() const;
+
+  // The highest version of a model. Errors: INVALID_ARGUMENT (name), NOT_FOUND.
+  absl::StatusOr<int64_t> LatestVersion(const std::string& name) const;
+
+  // Folder of a model version, which must exist. Errors: INVALID_ARGUMENT (name, version below 1),
+  // NOT_FOUND.
+  absl::StatusOr<std::string> ModelFolder(const ModelVersion& model) const;
+
+  // Folder that a posterior has or would have. Errors: INVALID_ARGUMENT (id), NOT_FOUND (model).
+  absl::StatusOr<std::string> PosteriorFolder(const ModelVersion& model,
+                                              const std::string& posterior_id) const;
+
+  // Ids of all complete posteriors, newest first (ids sort by creation time).
+  absl::StatusOr<std::vector<std::string>> ListPosteriors(const ModelVersion& model) const;
+
+  // Empty if none is active. The named folder may be missing or damaged; the caller finds out on
+  // reading. DATA_LOSS if ACTIVE holds something that is not a name.
+  absl::StatusOr<std::string> ActivePosterior(const ModelVersion& model) const;
+
+  // Durable when it returns (write, fsync, rename, fsync folder). Does not look whether the
+  // posterior exists.
+  absl::Status SetActivePosterior(const ModelVersion& model, const std::string& posterior_id) const;
+
+  std::string DatasetsFolder() const;
+  std::string OperationsFolder() const;
+
+ private:
+  explicit Repository(std::string root) : root_(std::move(root)) {}
+  std::string ModelsFolder() const;
+
+  std::string root_;
+};
+
+// "p-20260102t030405.678z-1a2b3c": sorts by time, valid as a name. `prefix` is "p" or "op". Unique
+// and in order within a process, also when the clock stands still or is set back: the time of an id
+// is at least a millisecond after that of the one before. The random digits keep processes apart.
+std::string NewId(const std::string& prefix);
+
+// FieldError unless `name` follows the rule above; `field` names the request field in the message.
+absl::Status ValidateName(const std::string& field, const std::string& name);
+
+}  // namespace laplaced

@@ -1,0 +1,146 @@
+#include "server/rpc/posterior_service.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/observe/log.h"
+#include "server/rpc/record_codec.h"
+#include "server/rpc/request_checks.h"
+#include "server/rpc/request_codec.h"
+#include "server/rpc/status_mapping.h"
+#include "server/rpc/unary_job.h"
+#include "server/rpc/upload_reactor.h"
+
+namespace laplaced {
+namespace {
+
+namespace v1 = laplace::v1;
+
+constexpr char kFit[] = "PosteriorService.FitPosterior";
+constexpr char kList[] = "PosteriorService.ListPosteriors";
+constexpr char kGet[] = "PosteriorService.GetPosterior";
+constexpr char kActivate[] = "PosteriorService.ActivatePosterior";
+constexpr char kGetDataset[] = "PosteriorService.GetDataset";
+
+absl::Status CheckPosteriorId(const std::string& id) {
+  return CheckId("posterior_id", id, "a posterior");
+}
+
+}  // namespace
+
+PosteriorService::PosteriorService(const Parts& parts) : parts_(parts) {}
+
+grpc::ServerUnaryReactor* PosteriorService::FitPosterior(grpc::CallbackServerContext* call,
+                                                         const v1::FitPosteriorRequest* request,
+                                                         v1::FitPosteriorResponse* response) {
+  absl::StatusOr<FitRequest> fit = ToFitRequest(*request);
+  if (!fit.ok()) return FinishNow(call, kFit, fit.status());
+  return RunOnQueue(
+      parts_.admin_queue, call, kFit,
+      [this, fit = *std::move(fit), response](const ComputeContext&, double) -> absl::Status {
+        const auto operation = parts_.fits.Start(fit);
+        if (absl::IsResourceExhausted(operation.status())) {
+          return WithRetryAfter(operation.status(), SecondsUntilFitEnds());
+        }
+        if (!operation.ok()) return operation.status();
+        LogInfo(
+            absl::StrCat("started ", operation->record.id, ": ", operation->record.description));
+        FillOperation(*operation, response->mutable_operation());
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* PosteriorService::ListPosteriors(grpc::CallbackServerContext* call,
+                                                           const v1::ListPosteriorsRequest* request,
+                                                           v1::ListPosteriorsResponse* response) {
+  const absl::Status valid = CheckModel("model", request->model(), request->version());
+  if (!valid.ok()) return FinishNow(call, kList, valid);
+  return RunOnQueue(
+      parts_.admin_queue, call, kList, [this, request, response](const ComputeContext&, double) {
+        const auto records = parts_.fits.ListPosteriors(request->model(), request->version());
+        if (!records.ok()) return records.status();
+        const std::string active = ActiveId(request->model(), request->version());
+        for (const PosteriorRecord& record : *records) {
+          FillPosterior(record, active, response->add_posteriors());
+        }
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* PosteriorService::GetPosterior(grpc::CallbackServerContext* call,
+                                                         const v1::GetPosteriorRequest* request,
+                                                         v1::GetPosteriorResponse* response) {
+  absl::Status valid = CheckModel("model", request->model(), request->version());
+  if (valid.ok() && !request->posterior_id().empty()) {
+    valid = CheckPosteriorId(request->posterior_id());
+  }
+  if (!valid.ok()) return FinishNow(call, kGet, valid);
+  return RunOnQueue(
+      parts_.admin_queue, call, kGet, [this, request, response](const ComputeContext&, double) {
+        const auto record =
+            parts_.fits.GetPosterior(request->model(), request->version(), request->posterior_id());
+        if (!record.ok()) return WithField(record.status(), "posterior_id");
+        FillPosterior(*record, ActiveId(request->model(), request->version()),
+                      response->mutable_posterior());
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* PosteriorService::ActivatePosterior(
+    grpc::CallbackServerContext* call, const v1::ActivatePosteriorRequest* request,
+    v1::ActivatePosteriorResponse* response) {
+  absl::Status valid = CheckModel("model", request->model(), request->version());
+  if (valid.ok()) valid = CheckPosteriorId(request->posterior_id());
+  if (!valid.ok()) return FinishNow(call, kActivate, valid);
+  return RunOnQueue(
+      parts_.admin_queue, call, kActivate,
+      [this, request, response](const ComputeContext&, double) {
+        const std::string& id = request->posterior_id();
+        const absl::Status activated =
+            parts_.host.ActivatePosterior(request->model(), request->version(), id);
+        if (!activated.ok()) return WithField(activated, "posterior_id");
+        LogInfo(absl::StrCat("activated posterior ", id, " of model ", request->model()));
+        const auto record = parts_.fits.GetPosterior(request->model(), request->version(), id);
+        if (!record.ok()) return record.status();
+        FillPosterior(*record, id, response->mutable_posterior());
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerReadReactor<v1::UploadDatasetRequest>* PosteriorService::UploadDataset(
+    grpc::CallbackServerContext* call, v1::UploadDatasetResponse* response) {
+  return UploadReactor::Start(parts_.datasets, parts_.upload_queue, call, response);
+}
+
+grpc::ServerUnaryReactor* PosteriorService::GetDataset(grpc::CallbackServerContext* call,
+                                                       const v1::GetDatasetRequest* request,
+                                                       v1::GetDatasetResponse* response) {
+  const absl::Status valid = CheckId("id", request->id(), "an uploaded data set");
+  if (!valid.ok()) return FinishNow(call, kGetDataset, valid);
+  return RunOnQueue(parts_.admin_queue, call, kGetDataset,
+                    [this, request, response](const ComputeContext&, double) {
+                      const auto files = parts_.datasets.Find(request->id());
+                      if (!files.ok()) return RenameField(files.status(), "id");
+                      FillDataset(files->info, response->mutable_dataset());
+                      return absl::OkStatus();
+                    });
+}
+
+std::string PosteriorService::ActiveId(const std::string& model, int64_t version) const {
+  const auto info = parts_.host.Get(model, version);
+  return info.ok() ? info->active_posterior_id : std::string();
+}
+
+double PosteriorService::SecondsUntilFitEnds() const {
+  constexpr double kUnknownSeconds = 30;
+  constexpr double kShortestSeconds = 1;
+  double soonest = -1;
+  for (const OperationSnapshot& operation : parts_.operations.List()) {
+    if (operation.record.state != OperationState::kRunning || operation.seconds_left < 0) continue;
+    soonest = soonest < 0 ? operation.seconds_left : std::min(soonest, operation.seconds_left);
+  }
+  return soonest < 0 ? kUnknownSeconds : std::max(soonest, kShortestSeconds);
+}
+
+}  // namespace laplaced

@@ -1,0 +1,92 @@
+#include "server/rpc/unary_job.h"
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/rpc/status_mapping.h"
+
+namespace laplaced {
+namespace {
+
+using std::chrono::steady_clock;
+using std::chrono::system_clock;
+
+// Deletes itself in OnDone, the last call that gRPC makes.
+class JobReactor final : public grpc::ServerUnaryReactor {
+ public:
+  explicit JobReactor(std::shared_ptr<ComputeContext> context) : context_(std::move(context)) {}
+
+  void OnCancel() override { context_->cancelled.store(true, std::memory_order_relaxed); }
+  void OnDone() override { delete this; }
+
+ private:
+  const std::shared_ptr<ComputeContext> context_;
+};
+
+absl::Status RunGuarded(const UnaryWork& work, const ComputeContext& context,
+                        double queue_seconds) {
+  try {
+    return work(context, queue_seconds);
+  } catch (const std::exception& error) {
+    return absl::InternalError(absl::StrCat("unexpected exception: ", error.what()));
+  }
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* RunOnQueue(ComputeQueue& queue, grpc::CallbackServerContext* call,
+                                     const char* method, UnaryWork work) {
+  std::shared_ptr<ComputeContext> context = MakeComputeContext(*call);
+  const absl::Status alive = context->Check();
+  if (!alive.ok()) return FinishNow(call, method, alive);
+
+  auto* reactor = new JobReactor(context);
+  ComputeQueue::Job job;
+  job.context = context;
+  job.run = [reactor, method, context = context.get(),
+             work = std::move(work)](double queue_seconds) {
+    const grpc::Status status = ToGrpcStatus(RunGuarded(work, *context, queue_seconds), method);
+    reactor->Finish(status);
+  };
+  job.drop = [reactor, method](const absl::Status& status) {
+    reactor->Finish(ToGrpcStatus(status, method));
+  };
+  // Once submitted, the reactor belongs to the job and may be gone at any moment after this
+  // function has returned it.
+  const absl::Status submitted = SubmitOrRefuse(queue, std::move(job));
+  if (!submitted.ok()) reactor->Finish(ToGrpcStatus(submitted, method));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* call, const char* method,
+                                    const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(status, method));
+  return reactor;
+}
+
+std::shared_ptr<ComputeContext> MakeComputeContext(const grpc::CallbackServerContext& call) {
+  auto context = std::make_shared<ComputeContext>();
+  const system_clock::time_point deadline = call.deadline();
+  // A call without deadline carries the largest time there is; beyond a year makes no difference
+  // and cannot overflow.
+  const auto left = deadline - system_clock::now();
+  if (left < std::chrono::hours(24 * 365)) {
+    context->deadline =
+        steady_clock::now() + std::chrono::duration_cast<steady_clock::duration>(left);
+  }
+  return context;
+}
+
+absl::Status SubmitOrRefuse(ComputeQueue& queue, ComputeQueue::Job job) {
+  absl::Status status = queue.Submit(std::move(job));
+  if (!absl::IsResourceExhausted(status)) return status;
+  constexpr double kShortestSeconds = 0.01;
+  const double wait = static_cast<double>(queue.waiting()) * queue.mean_job_seconds();
+  return WithRetryAfter(std::move(status), std::max(wait, kShortestSeconds));
+}
+
+}  // namespace laplaced

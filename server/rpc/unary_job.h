@@ -1,0 +1,38 @@
+// Unary calls whose work runs on a ComputeQueue, off gRPC's own threads.
+//
+// gRPC keeps a call's request, response and context alive until the reactor's OnDone, which comes
+// only after Finish. The job calls Finish exactly once, as the last thing it does, whether it ran,
+// failed or was dropped; so the work may use request and response although the client may be long
+// gone. A cancelled call only sets ComputeContext::cancelled: a waiting job is then dropped when
+// its turn comes, a running one stops at its next check. Thread-safe.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <functional>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "server/serving/compute_queue.h"
+
+namespace laplaced {
+
+// Fills the response; an error discards it. Runs once at most, on the queue's thread.
+using UnaryWork = std::function<absl::Status(const ComputeContext& context, double queue_seconds)>;
+
+// `method` ("PredictionService.Predict") is for the log and must be a literal. Refuses at once if
+// the deadline has passed, or if the queue is full, then with a time to retry after.
+grpc::ServerUnaryReactor* RunOnQueue(ComputeQueue& queue, grpc::CallbackServerContext* call,
+                                     const char* method, UnaryWork work);
+
+// Answers without any work.
+grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* call, const char* method,
+                                    const absl::Status& status);
+
+// A context with the call's deadline.
+std::shared_ptr<ComputeContext> MakeComputeContext(const grpc::CallbackServerContext& call);
+
+// Submits; a refusal for lack of room says when to try again.
+absl::Status SubmitOrRefuse(ComputeQueue& queue, ComputeQueue::Job job);
+
+}  // namespace laplaced

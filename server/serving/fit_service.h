@@ -1,0 +1,63 @@
+// Fits as operations: checks a request, runs the pipeline of server/laplace on a copy of the model,
+// writes the artifact, activates it. Thread-safe.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/optional.h"
+#include "server/registry/dataset_store.h"
+#include "server/registry/posterior_record.h"
+#include "server/registry/repository.h"
+#include "server/serving/model_host.h"
+#include "server/serving/operations.h"
+
+namespace laplaced {
+
+// As in the API; zero or absent means the default that laplace/v1/posterior.proto documents.
+struct FitRequest {
+  std::string model;
+  int64_t version = 0;
+  std::string train_dataset_id;
+  std::string validation_dataset_id;
+  bool keep_inactive = false;
+
+  int64_t rank = 0;
+  int64_t direction_batch_size = 0;
+  int64_t curvature_batch_size = 0;
+  std::string debiasing;  // "", "none", "two_batch"
+  std::string residual;   // "", "none", "isotropic"
+  uint64_t seed = 0;
+  absl::optional<double> prior_precision;
+  absl::optional<double> ood_prior_precision;
+  double lanczos_tolerance = 0;
+  int64_t max_products = 0;
+  double target_id_rate = 0;
+  int64_t max_validation_examples = 0;
+};
+
+class FitService {
+ public:
+  virtual ~FitService() = default;
+
+  // Checks everything that can be checked before work starts, then starts the operation.
+  virtual absl::StatusOr<OperationSnapshot> Start(const FitRequest& request) = 0;
+
+  // Newest first, without spectra. Unreadable artifacts are listed with their id and a warning that
+  // says what is wrong.
+  virtual absl::StatusOr<std::vector<PosteriorRecord>> ListPosteriors(const std::string& model,
+                                                                      int64_t version) const = 0;
+  // Empty id: the active one. NOT_FOUND, FAILED_PRECONDITION (none is active), DATA_LOSS.
+  virtual absl::StatusOr<PosteriorRecord> GetPosterior(const std::string& model, int64_t version,
+                                                       const std::string& posterior_id) const = 0;
+};
+
+// All references must outlive the result.
+std::unique_ptr<FitService> MakeFitService(const Repository& repository,
+                                           const DatasetStore& datasets, ModelHost& host,
+                                           Operations& operations);
+
+}  // namespace laplaced

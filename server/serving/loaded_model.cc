@@ -1,0 +1,86 @@
+#include "server/serving/loaded_model.h"
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "formats/sha256.h"
+#include "server/model/torch_status.h"
+
+namespace laplaced {
+namespace {
+
+constexpr char kCheckpointFile[] = "model.pt";
+constexpr char kManifestFile[] = "model.json";
+
+absl::StatusOr<std::string> ReadManifestText(const std::string& path) {
+  constexpr std::uintmax_t kLimit = 1 << 20;
+  std::error_code error;
+  const std::uintmax_t size = std::filesystem::file_size(path, error);
+  if (error) {
+    return absl::NotFoundError(
+        absl::StrCat(kManifestFile, " is missing in the model's folder: ", error.message()));
+  }
+  if (size > kLimit)
+    return absl::FailedPreconditionError(absl::StrCat(kManifestFile, " is larger than 1 MiB"));
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
+  if (!file) return absl::FailedPreconditionError(absl::StrCat(kManifestFile, " cannot be read"));
+  return text.str();
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const Repository& repository,
+                                                             const ModelVersion& version) {
+  LAPLACED_ASSIGN_OR_RETURN(const std::string folder, repository.ModelFolder(version));
+  LAPLACED_ASSIGN_OR_RETURN(const std::string text,
+                            ReadManifestText(absl::StrCat(folder, "/", kManifestFile)));
+  LAPLACED_ASSIGN_OR_RETURN(Manifest manifest, ParseManifest(kManifestFile, text));
+  const std::string path = absl::StrCat(folder, "/", kCheckpointFile);
+  if (!std::filesystem::exists(path)) {
+    return absl::NotFoundError(absl::StrCat(kCheckpointFile, " is missing in the model's folder"));
+  }
+  LAPLACED_ASSIGN_OR_RETURN(const std::string sha256, Sha256File(path));
+  LAPLACED_ASSIGN_OR_RETURN(
+      Network network,
+      Network::Load(path, kCheckpointFile, manifest.input_shape, manifest.n_outputs));
+  const DType dtype = network.dtype() == at::kDouble ? DType::kFloat64 : DType::kFloat32;
+  if (!manifest.input_dtype.empty() && manifest.input_dtype != DTypeName(dtype)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(kManifestFile, ": input.dtype: expected ", DTypeName(dtype),
+                     " (the checkpoint's parameters), got ", manifest.input_dtype));
+  }
+  return CatchTorch(kCheckpointFile, [&]() -> absl::StatusOr<std::shared_ptr<const LoadedModel>> {
+    CaptureMask capture = FindCapturedParameters(network);
+    ModelInfo info;
+    info.name = version.name;
+    info.version = version.version;
+    info.state = ModelState::kReady;
+    info.likelihood = manifest.likelihood.kind == Likelihood::Kind::kCategorical
+                          ? LikelihoodKind::kCategorical
+                          : LikelihoodKind::kGaussian;
+    info.input_shape = manifest.input_shape;
+    info.input_dtype = dtype;
+    info.accepts_uint8 = manifest.accepts_uint8;
+    info.n_outputs = manifest.n_outputs;
+    info.n_parameters = network.n_parameters();
+    info.class_names = manifest.class_names;
+    info.n_data = manifest.n_data;
+    info.weight_decay = manifest.weight_decay;
+    info.sigma_noise =
+        info.likelihood == LikelihoodKind::kGaussian ? manifest.likelihood.sigma_noise : 0;
+    info.checkpoint_sha256 = sha256;
+    info.description = manifest.description;
+    for (size_t i = 0; i < capture.size(); ++i) {
+      (capture[i] ? info.captured_parameters : info.generic_parameters)
+          .push_back(network.parameters()[i].name);
+    }
+    return std::make_shared<const LoadedModel>(
+        LoadedModel{std::move(manifest), std::move(network), std::move(capture), std::move(info)});
+  });
+}
+
+}  // namespace laplaced

@@ -1,0 +1,78 @@
+// The models that are being served: load, unload, look up, switch posterior, predict.
+//
+// A request pins a ServedModel (shared_ptr) and finishes with what it started with, whatever is
+// loaded, unloaded or activated meanwhile. Loading reads and checks everything before anything is
+// replaced: a bad checkpoint or artifact leaves what was served untouched. ModelHost is
+// thread-safe; Predict and Score of a ServedModel run LibTorch and belong on the compute thread
+// (they are safe, but not faster, on several threads at once).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/registry/repository.h"
+#include "server/serving/compute_context.h"
+#include "server/serving/engine_types.h"
+
+namespace laplaced {
+
+class ModelHost;
+
+// One loaded version together with the posterior that was active when it was pinned (possibly
+// none). Immutable.
+class ServedModel {
+ public:
+  virtual ~ServedModel() = default;
+
+  virtual const ModelInfo& info() const = 0;
+  // Empty if no posterior is active.
+  virtual std::string posterior_id() const = 0;
+
+  // Everything about `inputs` and `options` that can be checked without computing: shape, dtype,
+  // finite values, score names, precision, an active posterior. INVALID_ARGUMENT with a field
+  // (field_error.h) or FAILED_PRECONDITION.
+  virtual absl::Status Validate(const ArrayView& inputs, const PredictOptions& options) const = 0;
+  virtual absl::Status Validate(const ArrayView& inputs, const ScoreOptions& options) const = 0;
+
+  // REQUIRES: Validate(inputs, options) is OK. Checks `context` between blocks.
+  virtual absl::StatusOr<Prediction> Predict(const ArrayView& inputs, const PredictOptions& options,
+                                             const ComputeContext& context) const = 0;
+  virtual absl::StatusOr<Scores> Score(const ArrayView& inputs, const ScoreOptions& options,
+                                       const ComputeContext& context) const = 0;
+};
+
+struct ModelHostOptions {
+  int64_t max_batch_size = 1024;
+};
+
+class ModelHost {
+ public:
+  virtual ~ModelHost() = default;
+
+  // The repository's models with their states, sorted by name then version.
+  virtual absl::StatusOr<std::vector<ModelInfo>> List() const = 0;
+  // `version` 0: the loaded version with the highest number (for Get also: else the highest
+  // available).
+  virtual absl::StatusOr<ModelInfo> Get(const std::string& name, int64_t version) const = 0;
+  // `version` 0: the highest in the repository. Includes the active posterior and a warm-up.
+  virtual absl::StatusOr<ModelInfo> Load(const std::string& name, int64_t version) = 0;
+  // `version` 0: all loaded versions.
+  virtual absl::Status Unload(const std::string& name, int64_t version) = 0;
+  // NOT_FOUND if it is not loaded (message says how to load it).
+  virtual absl::StatusOr<std::shared_ptr<const ServedModel>> Pin(const std::string& name,
+                                                                 int64_t version) const = 0;
+  // Reads, checks and switches, then records it durably.
+  virtual absl::Status ActivatePosterior(const std::string& name, int64_t version,
+                                         const std::string& posterior_id) = 0;
+};
+
+// The real one, on LibTorch. Applies thread settings of server/model/torch_runtime.h on the calling
+// thread.
+std::unique_ptr<ModelHost> MakeModelHost(const Repository& repository,
+                                         const ModelHostOptions& options);
+
+}  // namespace laplaced

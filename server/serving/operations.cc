@@ -1,0 +1,336 @@
+#include "server/serving/operations.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "server/observe/log.h"
+#include "server/registry/repository.h"
+
+namespace laplaced {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Below this share of the work the time left is not estimated: the first steps say little about the
+// rest.
+constexpr double kMinFractionForEstimate = 0.01;
+
+std::string Now() {
+  return absl::FormatTime("%Y-%m-%d%ET%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
+}
+
+bool Ended(const OperationSnapshot& snapshot) {
+  return snapshot.record.state != OperationState::kRunning;
+}
+
+absl::Status NoSuchOperation(const std::string& id) {
+  return absl::NotFoundError(
+      absl::StrCat("id: there is no operation '", id, "'; ListOperations shows all there are"));
+}
+
+// Final record of an operation that ended with `result`. `aborted`: the server stopped it, not a
+// user.
+OperationRecord FinalRecord(OperationRecord record, const absl::StatusOr<std::string>& result,
+                            bool aborted) {
+  record.end_time = Now();
+  if (result.ok()) {
+    record.state = OperationState::kSucceeded;
+    record.posterior_id = *result;
+    return record;
+  }
+  record.state = OperationState::kFailed;
+  record.error_code = static_cast<int>(result.status().code());
+  record.error_message = std::string(result.status().message());
+  if (absl::IsCancelled(result.status())) {
+    if (aborted) {
+      record.error_code = static_cast<int>(absl::StatusCode::kAborted);
+      record.error_message = "the server was stopped while the operation ran; start it again";
+    } else {
+      record.state = OperationState::kCancelled;
+    }
+  }
+  return record;
+}
+
+}  // namespace
+
+struct Operations::State {
+  struct Operation {
+    OperationSnapshot snapshot;
+    Clock::time_point begin;
+    std::atomic<bool> stop{false};
+    bool stopped_by_user = false;
+    std::thread thread;  // asks for the mutex no more once the snapshot shows the end
+  };
+  struct Subscription {
+    std::shared_ptr<Operation> operation;
+    std::function<void(const OperationSnapshot&)> on_change;
+    uint64_t seen = 0;  // revision of the last call
+    bool in_call = false;
+  };
+
+  // Handed to the work; writes progress into the operation.
+  class Handle : public OperationHandle {
+   public:
+    Handle(State& state, Operation& operation) : state_(state), operation_(operation) {}
+    bool cancelled() const override { return operation_.stop.load(std::memory_order_relaxed); }
+    void Report(const std::string& phase, int64_t done, int64_t total, double fraction) override {
+      state_.Report(operation_, phase, done, total, fraction);
+    }
+
+   private:
+    State& state_;
+    Operation& operation_;
+  };
+
+  State(OperationStore opened, int64_t limit) : store(std::move(opened)), max_running(limit) {
+    for (const OperationRecord& record : store.recovered()) {
+      auto operation = std::make_shared<Operation>();
+      operation->snapshot.record = record;
+      operation->snapshot.revision = 1;
+      if (record.state == OperationState::kSucceeded) operation->snapshot.fraction = 1;
+      operations.push_back(std::move(operation));
+    }
+    notifier = std::thread([this] { Notify(); });
+  }
+
+  std::shared_ptr<Operation> Find(const std::string& id) const {
+    for (const auto& operation : operations) {
+      if (operation->snapshot.record.id == id) return operation;
+    }
+    return nullptr;
+  }
+
+  void Report(Operation& operation, const std::string& phase, int64_t done, int64_t total,
+              double fraction);
+  void Run(Operation& operation, const Work& work);
+  void Notify();
+  std::shared_ptr<Subscription> NextToNotify();
+
+  const OperationStore store;
+  const int64_t max_running;
+
+  std::mutex mutex;
+  std::condition_variable changed;    // for the notifier: a revision, a subscription or `closing`
+  std::condition_variable call_done;  // a subscription's call returned
+  std::condition_variable ended;      // `running` fell
+  std::vector<std::shared_ptr<Operation>> operations;  // oldest first
+  std::map<uint64_t, std::shared_ptr<Subscription>> subscriptions;
+  uint64_t next_subscription = 1;
+  uint64_t last_notified = 0;
+  int64_t running = 0;  // those being started included
+  bool shut_down = false;
+  bool closing = false;
+  std::thread notifier;
+};
+
+void Operations::State::Report(Operation& operation, const std::string& phase, int64_t done,
+                               int64_t total, double fraction) {
+  std::lock_guard<std::mutex> lock(mutex);
+  OperationSnapshot& snapshot = operation.snapshot;
+  snapshot.phase = phase;
+  snapshot.done = done;
+  snapshot.total = total;
+  // A NaN fails both comparisons and leaves the fraction as it is.
+  if (fraction > snapshot.fraction) snapshot.fraction = std::min(fraction, 1.0);
+  if (snapshot.fraction >= kMinFractionForEstimate) {
+    const double elapsed = std::chrono::duration<double>(Clock::now() - operation.begin).count();
+    snapshot.seconds_left = elapsed * (1 - snapshot.fraction) / snapshot.fraction;
+  }
+  ++snapshot.revision;
+  changed.notify_one();
+}
+
+void Operations::State::Run(Operation& operation, const Work& work) {
+  absl::StatusOr<std::string> result = absl::InternalError("the work did not return");
+  try {
+    Handle handle(*this, operation);
+    result = work(handle);
+  } catch (const std::exception& error) {
+    result = absl::InternalError(absl::StrCat("unexpected error: ", error.what()));
+  }
+
+  OperationRecord record;
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    record =
+        FinalRecord(operation.snapshot.record, result, shut_down && !operation.stopped_by_user);
+  }
+  const absl::Status saved = store.Save(record);
+  if (!saved.ok()) {
+    LogError(absl::StrCat("the end of operation ", record.id, " could not be recorded and will be ",
+                          "shown as a failure after a restart: ", saved.message()));
+  }
+
+  std::lock_guard<std::mutex> lock(mutex);
+  operation.snapshot.record = std::move(record);
+  operation.snapshot.seconds_left = 0;
+  if (result.ok()) operation.snapshot.fraction = 1;
+  ++operation.snapshot.revision;
+  --running;
+  changed.notify_one();
+  ended.notify_all();
+}
+
+// Goes round the subscriptions, so that a busy operation does not keep the others waiting.
+std::shared_ptr<Operations::State::Subscription> Operations::State::NextToNotify() {
+  auto it = subscriptions.upper_bound(last_notified);
+  for (size_t left = subscriptions.size(); left > 0; --left, ++it) {
+    if (it == subscriptions.end()) it = subscriptions.begin();
+    if (it->second->seen != it->second->operation->snapshot.revision) {
+      last_notified = it->first;
+      return it->second;
+    }
+  }
+  return nullptr;
+}
+
+void Operations::State::Notify() {
+  std::unique_lock<std::mutex> lock(mutex);
+  for (;;) {
+    const std::shared_ptr<Subscription> next = NextToNotify();
+    if (!next) {
+      if (closing) return;
+      changed.wait(lock);
+      continue;
+    }
+    const OperationSnapshot snapshot = next->operation->snapshot;
+    next->seen = snapshot.revision;
+    next->in_call = true;
+    lock.unlock();
+    next->on_change(snapshot);
+    lock.lock();
+    next->in_call = false;
+    call_done.notify_all();
+  }
+}
+
+Operations::Operations(OperationStore store, int64_t max_running)
+    : state_(std::make_unique<State>(std::move(store), max_running)) {}
+
+Operations::~Operations() {
+  Shutdown();
+  {
+    std::lock_guard<std::mutex> lock(state_->mutex);
+    state_->closing = true;
+    state_->changed.notify_one();
+  }
+  state_->notifier.join();
+}
+
+absl::StatusOr<OperationSnapshot> Operations::Start(const std::string& description, Work work) {
+  State& state = *state_;
+  auto operation = std::make_shared<State::Operation>();
+  operation->snapshot.record.id = NewId("op");
+  operation->snapshot.record.description = description;
+  operation->snapshot.record.start_time = Now();
+  operation->snapshot.revision = 1;
+  operation->begin = Clock::now();
+  {
+    std::lock_guard<std::mutex> lock(state.mutex);
+    if (state.shut_down) {
+      return absl::UnavailableError("the server is shutting down and starts no more operations");
+    }
+    if (state.running >= state.max_running) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat(state.running, " operation(s) run already, which is this server's limit ",
+                       "(max_concurrent_fits); wait for one to end or cancel it"));
+    }
+    ++state.running;
+  }
+  const absl::Status saved = state.store.Save(operation->snapshot.record);
+
+  std::lock_guard<std::mutex> lock(state.mutex);
+  if (!saved.ok()) {
+    --state.running;
+    state.ended.notify_all();
+    return saved;
+  }
+  for (const auto& other : state.operations) {
+    if (Ended(other->snapshot) && other->thread.joinable()) other->thread.join();
+  }
+  // Shutdown may have begun while the record was written; the work then sees that at once.
+  if (state.shut_down) operation->stop = true;
+  const OperationSnapshot first = operation->snapshot;
+  state.operations.push_back(operation);
+  operation->thread = std::thread(
+      [&state, raw = operation.get(), work = std::move(work)] { state.Run(*raw, work); });
+  return first;
+}
+
+absl::StatusOr<OperationSnapshot> Operations::Get(const std::string& id) const {
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  const auto operation = state_->Find(id);
+  if (!operation) return NoSuchOperation(id);
+  return operation->snapshot;
+}
+
+std::vector<OperationSnapshot> Operations::List() const {
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  std::vector<OperationSnapshot> snapshots;
+  snapshots.reserve(state_->operations.size());
+  for (auto it = state_->operations.rbegin(); it != state_->operations.rend(); ++it) {
+    snapshots.push_back((*it)->snapshot);
+  }
+  return snapshots;
+}
+
+absl::StatusOr<OperationSnapshot> Operations::Cancel(const std::string& id) {
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  const auto operation = state_->Find(id);
+  if (!operation) return NoSuchOperation(id);
+  if (!Ended(operation->snapshot)) {
+    operation->stopped_by_user = true;
+    operation->stop = true;
+  }
+  return operation->snapshot;
+}
+
+absl::StatusOr<uint64_t> Operations::Subscribe(
+    const std::string& id, std::function<void(const OperationSnapshot&)> on_change) {
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  auto operation = state_->Find(id);
+  if (!operation) return NoSuchOperation(id);
+  auto subscription = std::make_shared<State::Subscription>();
+  subscription->operation = std::move(operation);
+  subscription->on_change = std::move(on_change);
+  const uint64_t number = state_->next_subscription++;
+  state_->subscriptions[number] = std::move(subscription);
+  state_->changed.notify_one();
+  return number;
+}
+
+void Operations::Unsubscribe(uint64_t subscription) {
+  std::unique_lock<std::mutex> lock(state_->mutex);
+  const auto found = state_->subscriptions.find(subscription);
+  if (found == state_->subscriptions.end()) return;
+  const std::shared_ptr<State::Subscription> removed = found->second;
+  state_->subscriptions.erase(found);
+  if (std::this_thread::get_id() == state_->notifier.get_id()) return;
+  state_->call_done.wait(lock, [&] { return !removed->in_call; });
+}
+
+void Operations::Shutdown() {
+  State& state = *state_;
+  std::unique_lock<std::mutex> lock(state.mutex);
+  state.shut_down = true;
+  for (const auto& operation : state.operations) {
+    if (!Ended(operation->snapshot)) operation->stop = true;
+  }
+  state.ended.wait(lock, [&] { return state.running == 0; });
+  for (const auto& operation : state.operations) {
+    if (operation->thread.joinable()) operation->thread.join();
+  }
+}
+
+}  // namespace laplaced

@@ -1,0 +1,80 @@
+// Long-running operations: start, follow, cancel; durable through OperationStore.
+//
+// Every operation runs on its own thread. Its record is on disk before Start returns and again
+// before the end is shown to anyone, so an acknowledged operation is never lost: after a crash it
+// shows up as FAILED (see operation_store.h). If the disk refuses the final record, the end is
+// logged and shown all the same. Thread-safe. The destructor calls Shutdown.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/registry/operation_store.h"
+
+namespace laplaced {
+
+// A record plus its progress (which lives in memory only).
+struct OperationSnapshot {
+  OperationRecord record;
+  std::string phase;
+  int64_t done = 0;
+  int64_t total = 0;         // 0: unknown
+  double fraction = 0;       // of the whole operation, never falling
+  double seconds_left = -1;  // negative: unknown
+  uint64_t revision = 0;     // grows with every change, 1 at first
+};
+
+// What the work function sees. Belongs to the operation's thread, where the work runs.
+class OperationHandle {
+ public:
+  virtual ~OperationHandle() = default;
+  virtual bool cancelled() const = 0;
+  // `fraction` of the whole operation in [0, 1].
+  virtual void Report(const std::string& phase, int64_t done, int64_t total, double fraction) = 0;
+};
+
+class Operations {
+ public:
+  // Returns the id of the posterior it made. CANCELLED ends the operation as cancelled (after
+  // Shutdown: as failed with ABORTED, because nobody asked for it), any other error as failed.
+  // Should not throw; if it does, the operation fails.
+  using Work = std::function<absl::StatusOr<std::string>(OperationHandle&)>;
+
+  Operations(OperationStore store, int64_t max_running);
+  ~Operations();
+  Operations(const Operations&) = delete;
+  Operations& operator=(const Operations&) = delete;
+
+  // RESOURCE_EXHAUSTED if `max_running` operations run; UNAVAILABLE after Shutdown; an error of the
+  // disk if the record cannot be written.
+  absl::StatusOr<OperationSnapshot> Start(const std::string& description, Work work);
+
+  // Get and Cancel: NOT_FOUND.
+  absl::StatusOr<OperationSnapshot> Get(const std::string& id) const;
+  std::vector<OperationSnapshot> List() const;  // newest first
+  // Asks the work to stop and returns at once. No effect on an operation that has ended.
+  absl::StatusOr<OperationSnapshot> Cancel(const std::string& id);
+
+  // Calls `on_change` with the present snapshot, then after changes (bursts may be merged; the
+  // final state always comes and is the last), from an internal thread, never concurrently.
+  // `on_change` must be quick: all subscriptions share that thread. Unsubscribe waits for a call in
+  // progress, unless it is made from inside that call; an unknown or repeated number has no effect.
+  // Error: NOT_FOUND.
+  absl::StatusOr<uint64_t> Subscribe(const std::string& id,
+                                     std::function<void(const OperationSnapshot&)> on_change);
+  void Unsubscribe(uint64_t subscription);
+
+  // Cancels what runs and waits until it has ended. Subscriptions still get the final states.
+  void Shutdown();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace laplaced

@@ -1,0 +1,171 @@
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/model/field_error.h"
+#include "server/model/torch_status.h"
+#include "server/serving/loaded_model.h"
+#include "server/serving/loaded_posterior.h"
+#include "server/serving/model_host.h"
+#include "server/serving/torch_served_model.h"
+
+namespace laplaced {
+namespace {
+
+using Key = std::pair<std::string, int64_t>;
+
+class TorchModelHost : public ModelHost {
+ public:
+  TorchModelHost(const Repository& repository, const ModelHostOptions& options)
+      : repository_(repository), options_(options) {}
+
+  absl::StatusOr<std::vector<ModelInfo>> List() const override {
+    LAPLACED_ASSIGN_OR_RETURN(const std::vector<ModelVersion> found, repository_.ListModels());
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::map<Key, ModelInfo> infos;
+    for (const ModelVersion& version : found)
+      infos[{version.name, version.version}] = Available(version);
+    for (const auto& [key, model] : loaded_) infos[key] = model->info();
+    std::vector<ModelInfo> list;
+    for (auto& [unused, info] : infos) list.push_back(std::move(info));
+    return list;
+  }
+
+  absl::StatusOr<ModelInfo> Get(const std::string& name, int64_t version) const override {
+    LAPLACED_RETURN_IF_ERROR(ValidateName("name", name));
+    if (auto pinned = Pin(name, version); pinned.ok()) return (*pinned)->info();
+    LAPLACED_ASSIGN_OR_RETURN(const ModelVersion found, Resolve(name, version));
+    LAPLACED_RETURN_IF_ERROR(repository_.ModelFolder(found).status());
+    std::lock_guard<std::mutex> lock(mutex_);
+    return Available(found);
+  }
+
+  absl::StatusOr<ModelInfo> Load(const std::string& name, int64_t version) override {
+    LAPLACED_RETURN_IF_ERROR(ValidateName("name", name));
+    LAPLACED_ASSIGN_OR_RETURN(const ModelVersion found, Resolve(name, version));
+    std::lock_guard<std::mutex> changing(changing_);
+    auto loaded = LoadVersion(found);
+    std::lock_guard<std::mutex> lock(mutex_);
+    const Key key{found.name, found.version};
+    if (!loaded.ok()) {
+      // A version that is being served stays as it was; its state is not FAILED.
+      if (loaded_.count(key) == 0 && loaded.status().code() != absl::StatusCode::kNotFound) {
+        failures_[key] = std::string(loaded.status().message());
+      }
+      return loaded.status();
+    }
+    failures_.erase(key);
+    loaded_[key] = *loaded;
+    return (*loaded)->info();
+  }
+
+  absl::Status Unload(const std::string& name, int64_t version) override {
+    LAPLACED_RETURN_IF_ERROR(ValidateName("name", name));
+    std::lock_guard<std::mutex> changing(changing_);
+    std::lock_guard<std::mutex> lock(mutex_);
+    bool any = false;
+    for (auto it = loaded_.begin(); it != loaded_.end();) {
+      const bool matches = it->first.first == name && (version == 0 || it->first.second == version);
+      any |= matches;
+      it = matches ? loaded_.erase(it) : std::next(it);
+    }
+    return any ? absl::OkStatus() : NotLoaded(name, version);
+  }
+
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Pin(const std::string& name,
+                                                         int64_t version) const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    LAPLACED_ASSIGN_OR_RETURN(auto model, FindLoaded(name, version));
+    return std::shared_ptr<const ServedModel>(std::move(model));
+  }
+
+  absl::Status ActivatePosterior(const std::string& name, int64_t version,
+                                 const std::string& posterior_id) override {
+    std::lock_guard<std::mutex> changing(changing_);
+    std::shared_ptr<const TorchServedModel> current;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      LAPLACED_ASSIGN_OR_RETURN(current, FindLoaded(name, version));
+    }
+    const ModelVersion found{current->info().name, current->info().version};
+    LAPLACED_ASSIGN_OR_RETURN(const std::string folder,
+                              repository_.PosteriorFolder(found, posterior_id));
+    LAPLACED_ASSIGN_OR_RETURN(const auto posterior, LoadPosterior(folder, *current->model()));
+    auto next = std::make_shared<const TorchServedModel>(current->model(), posterior, options_);
+    LAPLACED_RETURN_IF_ERROR(repository_.SetActivePosterior(found, posterior_id));
+    std::lock_guard<std::mutex> lock(mutex_);
+    loaded_[{found.name, found.version}] = std::move(next);
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::StatusOr<ModelVersion> Resolve(const std::string& name, int64_t version) const {
+    if (version > 0) return ModelVersion{name, version};
+    LAPLACED_ASSIGN_OR_RETURN(const int64_t latest, repository_.LatestVersion(name));
+    return ModelVersion{name, latest};
+  }
+
+  absl::StatusOr<std::shared_ptr<const TorchServedModel>> LoadVersion(
+      const ModelVersion& version) const {
+    LAPLACED_ASSIGN_OR_RETURN(const auto model, LoadModel(repository_, version));
+    std::shared_ptr<const LoadedPosterior> posterior;
+    LAPLACED_ASSIGN_OR_RETURN(const std::string active, repository_.ActivePosterior(version));
+    if (!active.empty()) {
+      LAPLACED_ASSIGN_OR_RETURN(const std::string folder,
+                                repository_.PosteriorFolder(version, active));
+      LAPLACED_ASSIGN_OR_RETURN(posterior, LoadPosterior(folder, *model));
+    }
+    auto served = std::make_shared<const TorchServedModel>(model, posterior, options_);
+    LAPLACED_RETURN_IF_ERROR(served->WarmUp());
+    return served;
+  }
+
+  absl::StatusOr<std::shared_ptr<const TorchServedModel>> FindLoaded(const std::string& name,
+                                                                     int64_t version) const {
+    // The highest version comes last among those of one name.
+    const auto end = loaded_.upper_bound({name, version == 0 ? INT64_MAX : version});
+    if (end != loaded_.begin()) {
+      const auto it = std::prev(end);
+      if (it->first.first == name && (version == 0 || it->first.second == version))
+        return it->second;
+    }
+    return NotLoaded(name, version);
+  }
+
+  static absl::Status NotLoaded(const std::string& name, int64_t version) {
+    return absl::NotFoundError(absl::StrCat(
+        "model ", name, version > 0 ? absl::StrCat("/", version) : "",
+        " is not loaded: load it first (LoadModel, `laplace models load ", name, "`)"));
+  }
+
+  ModelInfo Available(const ModelVersion& version) const {
+    ModelInfo info;
+    info.name = version.name;
+    info.version = version.version;
+    if (const auto failure = failures_.find({version.name, version.version});
+        failure != failures_.end()) {
+      info.state = ModelState::kFailed;
+      info.state_message = failure->second;
+    }
+    return info;
+  }
+
+  const Repository& repository_;
+  const ModelHostOptions options_;
+  std::mutex changing_;  // held through a whole load, unload or activation, so that they happen one
+                         // after the other
+  mutable std::mutex mutex_;  // guards the maps; never held during slow work
+  std::map<Key, std::shared_ptr<const TorchServedModel>> loaded_;
+  std::map<Key, std::string> failures_;
+};
+
+}  // namespace
+
+std::unique_ptr<ModelHost> MakeModelHost(const Repository& repository,
+                                         const ModelHostOptions& options) {
+  return std::make_unique<TorchModelHost>(repository, options);
+}
+
+}  // namespace laplaced

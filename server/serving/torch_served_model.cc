@@ -1,0 +1,227 @@
+#include "server/serving/torch_served_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "server/curvature/jacobian_products.h"
+#include "server/laplace/predictive.h"
+#include "server/model/field_error.h"
+#include "server/model/input_transform.h"
+#include "server/model/torch_status.h"
+#include "server/ood/scores.h"
+
+namespace laplaced {
+namespace {
+
+constexpr int64_t kBlock = 64;
+
+int64_t NextPowerOfTwo(int64_t n) {
+  int64_t power = 1;
+  while (power < n) power *= 2;
+  return power;
+}
+
+at::Tensor PadToPowerOfTwo(const at::Tensor& x) {
+  const int64_t missing = NextPowerOfTwo(x.size(0)) - x.size(0);
+  if (missing == 0) return x;
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape[0] = missing;
+  return at::cat({x, x.narrow(0, 0, 1).expand(shape)});
+}
+
+void Append(std::vector<float>& out, const at::Tensor& t) {
+  const at::Tensor c = t.to(at::kFloat).contiguous();
+  out.insert(out.end(), c.data_ptr<float>(), c.data_ptr<float>() + c.numel());
+}
+
+void AppendScores(std::vector<ScoreValues>& out, const std::vector<at::Tensor>& scores) {
+  for (size_t i = 0; i < scores.size(); ++i) {
+    const at::Tensor c = scores[i].to(at::kDouble).contiguous();
+    out[i].values.insert(out[i].values.end(), c.data_ptr<double>(),
+                         c.data_ptr<double>() + c.numel());
+  }
+}
+
+// f, T and G of `count` examples from `begin`, without the padding, in fp64.
+absl::StatusOr<OodInputs> LinearizeBlock(const LoadedModel& model, const at::Tensor& directions,
+                                         const at::Tensor& raw, int64_t begin, int64_t count) {
+  const at::Tensor x = PadToPowerOfTwo(
+      ToNetworkInput(raw.narrow(0, begin, count), model.manifest, model.network.dtype()));
+  LAPLACED_ASSIGN_OR_RETURN(const JacobianProducts products,
+                            ComputeJacobianProducts(model.network, model.capture, x, directions));
+  return OodInputs{products.f.narrow(0, 0, count).to(at::kDouble), products.t.narrow(0, 0, count),
+                   products.g.narrow(0, 0, count)};
+}
+
+void AppendClassification(const OodInputs& block, const LowRankPosterior& posterior,
+                          const PredictOptions& options, Prediction& out) {
+  const at::Tensor covariance = posterior.FunctionalCovariance(block.t, block.g);
+  const at::Tensor variance = posterior.FunctionalVariance(block.t, block.g);
+  const SampledPredictive sampled = SamplePredictive(block.f, covariance);
+  Append(out.mean, options.link_approx == LinkApprox::kMonteCarlo
+                       ? sampled.mean
+                       : ProbitProbabilities(block.f, variance));
+  Append(out.map_mean, at::softmax(block.f, 1));
+  Append(out.functional_variance, variance);
+  if (options.return_covariance) Append(out.functional_covariance, covariance);
+  Append(out.epistemic, sampled.epistemic);
+  Append(out.aleatoric, sampled.aleatoric);
+}
+
+void AppendRegression(const OodInputs& block, const LowRankPosterior& posterior,
+                      const Likelihood& likelihood, const PredictOptions& options,
+                      Prediction& out) {
+  const at::Tensor variance = posterior.FunctionalVariance(block.t, block.g);
+  Append(out.mean, block.f);
+  Append(out.map_mean, block.f);
+  Append(out.functional_variance, variance);
+  if (options.return_covariance)
+    Append(out.functional_covariance, posterior.FunctionalCovariance(block.t, block.g));
+  Append(out.epistemic, variance);
+  Append(out.aleatoric, at::full_like(variance, likelihood.sigma_noise * likelihood.sigma_noise));
+}
+
+}  // namespace
+
+TorchServedModel::TorchServedModel(std::shared_ptr<const LoadedModel> model,
+                                   std::shared_ptr<const LoadedPosterior> posterior,
+                                   const ModelHostOptions& options)
+    : model_(std::move(model)),
+      posterior_(std::move(posterior)),
+      options_(options),
+      info_(model_->info) {
+  if (posterior_ != nullptr) info_.active_posterior_id = posterior_->artifact.record.id;
+}
+
+absl::Status TorchServedModel::ValidateCommon(const ArrayView& inputs,
+                                              const std::vector<std::string>& scores) const {
+  if (posterior_ == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "model ", info_.name, "/", info_.version,
+        " has no active posterior: fit one (FitPosterior, `laplace fit`) or activate one"));
+  }
+  LAPLACED_RETURN_IF_ERROR(
+      CatchTorch("inputs", [&] { return CheckInputs("inputs", inputs, model_->manifest); }));
+  if (inputs.shape[0] > options_.max_batch_size) {
+    return FieldError("inputs.shape", absl::StrCat("expected at most ", options_.max_batch_size,
+                                                   " examples in one request, got ",
+                                                   inputs.shape[0], ": split the batch"));
+  }
+  return CheckOodScores("ood_scores", scores, model_->manifest.likelihood.kind);
+}
+
+absl::Status TorchServedModel::Validate(const ArrayView& inputs,
+                                        const PredictOptions& options) const {
+  LAPLACED_RETURN_IF_ERROR(ValidateCommon(inputs, options.ood_scores));
+  if (options.prior_precision &&
+      !(std::isfinite(*options.prior_precision) && *options.prior_precision > 0)) {
+    return FieldError("prior_precision",
+                      absl::StrCat("expected a finite number > 0, got ", *options.prior_precision));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TorchServedModel::Validate(const ArrayView& inputs,
+                                        const ScoreOptions& options) const {
+  return ValidateCommon(inputs, options.ood_scores);
+}
+
+std::vector<std::string> TorchServedModel::ScoreNames(
+    const std::vector<std::string>& requested) const {
+  if (!requested.empty()) return requested;
+  return {posterior_->artifact.record.default_ood_score};
+}
+
+std::vector<ScoreValues> TorchServedModel::EmptyScores(
+    const std::vector<std::string>& names) const {
+  std::vector<ScoreValues> scores;
+  for (const std::string& name : names) {
+    ScoreValues values;
+    values.name = name;
+    for (const OodThresholdRecord& threshold : posterior_->artifact.record.ood_thresholds) {
+      if (threshold.score != name) continue;
+      values.threshold = threshold.threshold;
+      values.target_id_rate = threshold.target_id_rate;
+    }
+    scores.push_back(std::move(values));
+  }
+  return scores;
+}
+
+absl::StatusOr<Prediction> TorchServedModel::Predict(const ArrayView& inputs,
+                                                     const PredictOptions& options,
+                                                     const ComputeContext& context) const {
+  return CatchTorch("predict", [&]() -> absl::StatusOr<Prediction> {
+    const at::Tensor raw = AliasArray(inputs);
+    const Likelihood& likelihood = model_->manifest.likelihood;
+    const LowRankPosterior posterior = posterior_->value.WithPriorPrecision(
+        options.prior_precision.value_or(posterior_->value.prior_precision));
+    const std::vector<std::string> names = ScoreNames(options.ood_scores);
+    Prediction out;
+    out.posterior_id = posterior_id();
+    out.batch = raw.size(0);
+    out.outputs = model_->network.n_outputs();
+    out.likelihood = info_.likelihood;
+    out.prior_precision = posterior.prior_precision;
+    out.scores = EmptyScores(names);
+    for (int64_t begin = 0; begin < out.batch; begin += kBlock) {
+      LAPLACED_RETURN_IF_ERROR(context.Check());
+      LAPLACED_ASSIGN_OR_RETURN(const OodInputs block,
+                                LinearizeBlock(*model_, posterior.directions, raw, begin,
+                                               std::min(kBlock, out.batch - begin)));
+      Append(out.functional_mean, block.f);
+      if (likelihood.kind == Likelihood::Kind::kCategorical) {
+        AppendClassification(block, posterior, options, out);
+      } else {
+        AppendRegression(block, posterior, likelihood, options, out);
+      }
+      AppendScores(out.scores, ComputeOodScores(names, block, likelihood, &posterior_->ood_value));
+    }
+    return out;
+  });
+}
+
+absl::StatusOr<Scores> TorchServedModel::Score(const ArrayView& inputs, const ScoreOptions& options,
+                                               const ComputeContext& context) const {
+  return CatchTorch("score", [&]() -> absl::StatusOr<Scores> {
+    const at::Tensor raw = AliasArray(inputs);
+    const std::vector<std::string> names = ScoreNames(options.ood_scores);
+    const bool needs_posterior = NeedsPosterior(names);
+    Scores out{posterior_id(), EmptyScores(names)};
+    for (int64_t begin = 0; begin < raw.size(0); begin += kBlock) {
+      LAPLACED_RETURN_IF_ERROR(context.Check());
+      const int64_t count = std::min(kBlock, raw.size(0) - begin);
+      OodInputs block;
+      if (needs_posterior) {
+        LAPLACED_ASSIGN_OR_RETURN(
+            block, LinearizeBlock(*model_, posterior_->ood_value.directions, raw, begin, count));
+      } else {
+        const at::Tensor x = PadToPowerOfTwo(
+            ToNetworkInput(raw.narrow(0, begin, count), model_->manifest, model_->network.dtype()));
+        block.f = model_->network.Forward(x).narrow(0, 0, count).to(at::kDouble);
+      }
+      AppendScores(out.scores, ComputeOodScores(names, block, model_->manifest.likelihood,
+                                                &posterior_->ood_value));
+    }
+    return out;
+  });
+}
+
+absl::Status TorchServedModel::WarmUp() const {
+  return CatchTorch("warm-up", [&]() -> absl::Status {
+    const at::Tensor directions = posterior_ != nullptr
+                                      ? posterior_->value.directions
+                                      : at::zeros({model_->network.n_parameters(), 0},
+                                                  at::TensorOptions(model_->network.dtype()));
+    for (int64_t size = 1; size <= kBlock; size *= 2) {
+      const at::Tensor x = model_->network.TrialInputs(size);
+      model_->network.Forward(x);
+      LAPLACED_RETURN_IF_ERROR(
+          ComputeJacobianProducts(model_->network, model_->capture, x, directions).status());
+    }
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace laplaced

@@ -1,0 +1,277 @@
+// The command line as a process, against the fake server: results, exit codes, JSON, and --help
+// word by word.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "formats/npz.h"
+#include "tests/client/fake_server.h"
+
+namespace laplace::client {
+namespace {
+
+using ::laplaced::Array;
+using ::laplaced::DType;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using Json = nlohmann::json;
+
+struct Outcome {
+  int exit_code = -1;
+  std::string out;
+  std::string err;
+};
+
+std::string ReadText(const std::string& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+class Command : public ::testing::Test {
+ protected:
+  Command() {
+    folder_ = ::testing::TempDir() + "/command_" +
+              ::testing::UnitTest::GetInstance()->current_test_info()->name();
+    std::filesystem::create_directories(folder_);
+  }
+  ~Command() override { std::filesystem::remove_all(folder_); }
+
+  // Runs `laplace <arguments>` with the fake server in the environment.
+  Outcome Run(const std::string& arguments) const {
+    const std::string command =
+        absl::StrCat("LAPLACE_SERVER=", server_.address(), " ", LAPLACE_COMMAND, " ", arguments,
+                     " >", folder_, "/out 2>", folder_, "/err </dev/null");
+    const int status = std::system(command.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, ReadText(folder_ + "/out"),
+            ReadText(folder_ + "/err")};
+  }
+
+  // Four rows of two pixels with labels.
+  std::string DataFile() const {
+    Array x;
+    x.dtype = DType::kUint8;
+    x.shape = {4, 2};
+    x.bytes = std::string("\0\5\1\6\2\xC8\1\7", 8);
+    Array y;
+    y.dtype = DType::kUint8;
+    y.shape = {4};
+    y.bytes = std::string("\0\1\2\2", 4);
+    const std::string path = folder_ + "/data.npz";
+    EXPECT_TRUE(::laplaced::WriteNpz(path, {{"x", x}, {"y", y}}).ok());
+    return path;
+  }
+
+  void ScriptASuccess() {
+    v1::Operation running;
+    running.set_state(v1::OPERATION_STATE_RUNNING);
+    running.set_phase("directions");
+    running.set_fraction(0.4);
+    running.set_done(4);
+    running.set_total(10);
+    v1::Operation done = running;
+    done.set_state(v1::OPERATION_STATE_SUCCEEDED);
+    done.set_fraction(1);
+    done.set_posterior_id("p-1");
+    server_.SetOperationScript({running, done});
+  }
+
+  FakeServer server_;
+  std::string folder_;
+};
+
+TEST_F(Command, HelpIsAsPublished) {
+  const std::map<std::string, std::string> pages = {{"laplace", ""},
+                                                    {"models", "models"},
+                                                    {"models_load", "models load"},
+                                                    {"models_ls", "models ls"},
+                                                    {"models_show", "models show"},
+                                                    {"models_unload", "models unload"},
+                                                    {"fit", "fit"},
+                                                    {"posterior", "posterior"},
+                                                    {"posterior_ls", "posterior ls"},
+                                                    {"posterior_show", "posterior show"},
+                                                    {"posterior_activate", "posterior activate"},
+                                                    {"operations", "operations"},
+                                                    {"operations_ls", "operations ls"},
+                                                    {"operations_watch", "operations watch"},
+                                                    {"operations_cancel", "operations cancel"},
+                                                    {"predict", "predict"},
+                                                    {"score", "score"},
+                                                    {"health", "health"}};
+  for (const auto& [name, verb] : pages) {
+    const Outcome outcome = Run(verb + " --help");
+    EXPECT_EQ(outcome.exit_code, 0) << verb;
+    EXPECT_THAT(outcome.out, HasSubstr("Example:")) << verb;
+    const std::string path = absl::StrCat(LAPLACE_GOLDEN_FOLDER, "/", name, ".txt");
+    // Set this variable to write the files anew after a change that was meant.
+    if (std::getenv("LAPLACE_UPDATE_GOLDEN")) std::ofstream(path) << outcome.out;
+    EXPECT_EQ(outcome.out, ReadText(path)) << path;
+  }
+}
+
+TEST_F(Command, MistakesInUsageExitWithTwo) {
+  for (const char* arguments :
+       {"", "frobnicate", "models", "models load", "models load digits/x", "fit digits",
+        "predict digits", "predict digits --input f.npy --limit 0", "score digits --input",
+        "predict digits --input f.npy --rows 9:5", "fit digits --train f.npz --debiasing maybe",
+        "models ls --output yaml", "health --timeout -1"}) {
+    const Outcome outcome = Run(arguments);
+    EXPECT_EQ(outcome.exit_code, 2) << arguments << "\n" << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr("--help")) << arguments;
+    EXPECT_EQ(outcome.out, "") << arguments;
+  }
+}
+
+TEST_F(Command, ErrorsOfServerAndFilesExitWithOne) {
+  const Outcome unknown = Run("models show nobody");
+  EXPECT_EQ(unknown.exit_code, 1);
+  EXPECT_EQ(unknown.err, "laplace: no model named 'nobody' (NOT_FOUND)\n");
+  EXPECT_EQ(Run("predict digits --input /nowhere/f.npy").exit_code, 1);
+  const Outcome unreachable = Run("models ls --server 127.0.0.1:1");
+  EXPECT_EQ(unreachable.exit_code, 1);
+  EXPECT_THAT(unreachable.err, HasSubstr("127.0.0.1:1"));
+}
+
+TEST_F(Command, TheFieldOfARefusedRequestIsShown) {
+  server_.FailNext("LoadModel", ErrorWithField(grpc::StatusCode::INVALID_ARGUMENT, "bad request",
+                                               "name", "at most 128 characters"));
+  EXPECT_EQ(Run("models load digits").err,
+            "laplace: bad request (INVALID_ARGUMENT)\n  name: at most 128 characters\n");
+}
+
+TEST_F(Command, ModelsAreLoadedListedShownAndUnloaded) {
+  const Outcome loaded = Run("models load digits");
+  EXPECT_EQ(loaded.exit_code, 0) << loaded.err;
+  EXPECT_THAT(loaded.out, HasSubstr("digits/3"));
+  EXPECT_THAT(loaded.out, HasSubstr("zero, one, two"));
+  const Outcome list = Run("models ls");
+  EXPECT_THAT(list.out, HasSubstr("digits/3  ready      categorical  float32 or uint8 [1, 2]"));
+  EXPECT_THAT(list.out, HasSubstr("shirts/1  available\n"));
+  EXPECT_EQ(Json::parse(Run("models ls --output json").out)["models"].size(), 2u);
+  EXPECT_EQ(Json::parse(Run("--output json models show digits").out)["n_parameters"], 12345);
+  EXPECT_EQ(Run("models unload digits/3").exit_code, 0);
+}
+
+TEST_F(Command, FitSendsDataFollowsAndReports) {
+  ScriptASuccess();
+  const Outcome fit =
+      Run(absl::StrCat("fit digits --train ", DataFile(), " --train-rows 0:3 ", "--validation ",
+                       DataFile(), " --validation-rows 3: --rank 2 --debiasing none --seed 9"));
+  EXPECT_EQ(fit.exit_code, 0) << fit.err;
+  EXPECT_THAT(fit.err, HasSubstr("fitting 40 %  directions 4/10"));
+  EXPECT_THAT(fit.err, Not(HasSubstr("\r")));
+  EXPECT_THAT(fit.out, HasSubstr("p-1 (active)"));
+  EXPECT_THAT(fit.out, HasSubstr("note: only a fake"));
+  EXPECT_EQ(server_.DatasetIds().size(), 2u);
+  const v1::FitPosteriorRequest sent = server_.LastFit();
+  EXPECT_EQ(sent.options().rank(), 2);
+  EXPECT_EQ(sent.options().seed(), 9u);
+  EXPECT_EQ(sent.options().debiasing(), v1::DEBIASING_STRATEGY_NONE);
+  EXPECT_NE(sent.train_dataset_id(), sent.validation_dataset_id());
+}
+
+TEST_F(Command, FitReusesAPosteriorOfTheSameDataAndOptions) {
+  ScriptASuccess();
+  const std::string arguments = "fit digits --reuse --train " + DataFile();
+  EXPECT_EQ(Run(arguments).exit_code, 0);
+  EXPECT_EQ(server_.Calls("FitPosterior"), 1);
+  EXPECT_EQ(Run(arguments).exit_code, 0);
+  EXPECT_EQ(server_.Calls("FitPosterior"), 1);
+  ScriptASuccess();
+  EXPECT_EQ(Run(arguments + " --rank 3").exit_code, 0);
+  EXPECT_EQ(server_.Calls("FitPosterior"), 2);
+}
+
+TEST_F(Command, FitWithoutLabelsSaysWhichOptionNamesThem) {
+  Array x;
+  x.dtype = DType::kUint8;
+  x.shape = {1, 2};
+  x.bytes = "ab";
+  const std::string path = folder_ + "/x.npz";
+  ASSERT_TRUE(::laplaced::WriteNpz(path, {{"x", x}}).ok());
+  const Outcome fit = Run("fit digits --train " + path);
+  EXPECT_EQ(fit.exit_code, 1);
+  EXPECT_THAT(fit.err, HasSubstr("--train-labels"));
+}
+
+TEST_F(Command, PredictPrintsARowForEachInputAndMetricsForLabels) {
+  const Outcome table = Run("predict digits --input " + DataFile());
+  EXPECT_EQ(table.exit_code, 0) << table.err;
+  EXPECT_EQ(table.out,
+            "ROW  TRUE CLASS  PREDICTED  PROBABILITY  PLAIN NETWORK  EPISTEMIC  ALEATORIC  "
+            "variance  OOD\n"
+            "  0  zero        zero             0.800          0.900       0.25       0.75         "
+            "5  no\n"
+            "  1  one         one              0.800          0.900       0.25       0.75         "
+            "6  no\n"
+            "  2  two         two              0.800          0.900       0.25       0.75       "
+            "200  yes\n"
+            "  3  two         one              0.800          0.900       0.25       0.75         "
+            "7  no\n"
+            "\n"
+            "               ACCURACY    NLL   ECE\n"
+            "plain network    75.0 %  0.828  0.15\n"
+            "with Laplace     75.0 %  0.743  0.05\n");
+  EXPECT_EQ(Run("predict nobody --input " + DataFile()).exit_code, 1);
+}
+
+TEST_F(Command, PredictAnswersInJsonToo) {
+  const Outcome outcome =
+      Run("predict digits --output json --rows 1:3 --link mc --input " + DataFile());
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  const Json json = Json::parse(outcome.out);
+  ASSERT_EQ(json["rows"].size(), 2u);
+  EXPECT_EQ(json["rows"][0]["row"], 1);
+  EXPECT_EQ(json["rows"][1]["class_name"], "two");
+  EXPECT_EQ(json["rows"][1]["ood_scores"]["variance"]["is_ood"], true);
+  EXPECT_EQ(json["metrics"]["laplace"]["accuracy"], 1.0);
+  EXPECT_EQ(server_.LastPredict().link_approx(), v1::LINK_APPROX_MC);
+}
+
+TEST_F(Command, ScoreJoinsBatchesAndCountsFlaggedRows) {
+  const Outcome outcome = Run("score digits --batch-size 3 --input " + DataFile());
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(server_.Calls("Score"), 2);
+  EXPECT_THAT(outcome.out, HasSubstr("variance: 1 of 4 rows flagged (25.0 %; data like the "
+                                     "training data: 5.0 %), threshold 100"));
+  const Json json =
+      Json::parse(Run("score digits --limit 2 --output json --input " + DataFile()).out);
+  EXPECT_EQ(json["rows"].size(), 2u);
+  EXPECT_EQ(json["ood_thresholds"]["variance"]["threshold"], 100);
+}
+
+TEST_F(Command, PosteriorsAreListedShownAndActivated) {
+  EXPECT_THAT(Run("posterior ls digits").out, HasSubstr("p-1        yes"));
+  EXPECT_THAT(Run("posterior show digits").out, HasSubstr("BIASED/DEBIASED"));
+  EXPECT_EQ(Json::parse(Run("posterior show digits p-0 --output json").out)["id"], "p-0");
+  EXPECT_THAT(Run("posterior activate digits p-0").out, HasSubstr("posterior p-0 of digits/3"));
+}
+
+TEST_F(Command, OperationsAreListedWatchedAndCancelled) {
+  EXPECT_THAT(Run("operations ls").out, HasSubstr("succeeded"));
+  EXPECT_EQ(Run("operations cancel op-1").exit_code, 0);
+  ScriptASuccess();
+  EXPECT_EQ(Run("operations watch op-1").out, "posterior p-1\n");
+}
+
+TEST_F(Command, HealthIsForProbes) {
+  EXPECT_EQ(Run("health").exit_code, 0);
+  server_.SetServing(false);
+  const Outcome outcome = Run("health");
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("not serving"));
+}
+
+}  // namespace
+}  // namespace laplace::client

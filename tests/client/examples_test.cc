@@ -1,0 +1,150 @@
+#include "client/cli/examples.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "formats/npy.h"
+#include "formats/npz.h"
+
+namespace laplace::cli {
+namespace {
+
+using client::Array;
+using client::DType;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+Array Bytes(const std::vector<int64_t>& shape, const std::string& bytes) {
+  Array array;
+  array.dtype = DType::kUint8;
+  array.shape = shape;
+  array.bytes = bytes;
+  return array;
+}
+
+client::Model TwoPixelModel() {
+  client::Model model;
+  model.name = "digits";
+  model.input_shape = {1, 2};
+  model.accepts_uint8 = true;
+  return model;
+}
+
+class ExamplesTest : public ::testing::Test {
+ protected:
+  ExamplesTest() {
+    folder_ = ::testing::TempDir() + "/examples_" +
+              ::testing::UnitTest::GetInstance()->current_test_info()->name();
+    std::filesystem::create_directories(folder_);
+  }
+  ~ExamplesTest() override { std::filesystem::remove_all(folder_); }
+
+  std::string Npz(const std::map<std::string, Array>& arrays) {
+    const std::string path = folder_ + "/data.npz";
+    EXPECT_TRUE(::laplaced::WriteNpz(path, arrays).ok());
+    return path;
+  }
+
+  std::string Npy(const std::string& name, const Array& array) {
+    const std::string path = folder_ + "/" + name;
+    EXPECT_TRUE(::laplaced::WriteNpy(path, array).ok());
+    return path;
+  }
+
+  std::string folder_;
+};
+
+TEST_F(ExamplesTest, ComeFromOneNpz) {
+  for (const auto& [x, y] :
+       {std::pair("x", "y"), std::pair("inputs", "targets"), std::pair("x", "labels")}) {
+    const std::string path = Npz({{x, Bytes({2, 2}, "abcd")}, {y, Bytes({2}, "\1\2")}});
+    const auto examples = ReadExamples({path, "", {}});
+    ASSERT_TRUE(examples.ok()) << examples.status();
+    EXPECT_EQ(examples->inputs.bytes, "abcd");
+    ASSERT_TRUE(examples->targets.has_value());
+    EXPECT_EQ(examples->targets->bytes, "\1\2");
+  }
+}
+
+TEST_F(ExamplesTest, ComeFromTwoFilesGivenEitherWay) {
+  const std::string x = Npy("x.npy", Bytes({2, 2}, "abcd"));
+  const std::string y = Npy("y.npy", Bytes({2}, "\1\2"));
+  for (const ExampleFiles& files : {ExampleFiles{x + "," + y, "", {}}, ExampleFiles{x, y, {}}}) {
+    const auto examples = ReadExamples(files);
+    ASSERT_TRUE(examples.ok()) << examples.status();
+    ASSERT_TRUE(examples->targets.has_value());
+    EXPECT_EQ(examples->targets->bytes, "\1\2");
+  }
+}
+
+TEST_F(ExamplesTest, MayHaveNoTargets) {
+  const auto examples = ReadExamples({Npy("x.npy", Bytes({2, 2}, "abcd")), "", {}});
+  ASSERT_TRUE(examples.ok()) << examples.status();
+  EXPECT_FALSE(examples->targets.has_value());
+}
+
+TEST_F(ExamplesTest, AreCutToARangeOfRows) {
+  const std::string path = Npz({{"x", Bytes({4, 1}, "abcd")}, {"y", Bytes({4}, "\1\2\3\4")}});
+  const auto examples = ReadExamples({path, "", {1, 3}});
+  ASSERT_TRUE(examples.ok()) << examples.status();
+  EXPECT_EQ(examples->inputs.bytes, "bc");
+  EXPECT_THAT(examples->inputs.shape, ElementsAre(2, 1));
+  EXPECT_EQ(examples->targets->bytes, "\2\3");
+  EXPECT_THAT(std::string(ReadExamples({path, "", {2, 9}}).status().message()),
+              HasSubstr("rows 2:9 are not among its 4 rows"));
+}
+
+TEST_F(ExamplesTest, SayWhatAFileHoldsInstead) {
+  const std::string path = Npz({{"a", Bytes({1}, "a")}, {"b", Bytes({1}, "b")}});
+  EXPECT_THAT(std::string(ReadExamples({path, "", {}}).status().message()),
+              HasSubstr("expected an array named x or inputs, found a, b"));
+  const std::string uneven = Npz({{"x", Bytes({2, 1}, "ab")}, {"y", Bytes({3}, "abc")}});
+  EXPECT_THAT(std::string(ReadExamples({uneven, "", {}}).status().message()),
+              HasSubstr("3 targets for 2 inputs"));
+}
+
+TEST(ParseRowRangeTest, TakesOpenEnds) {
+  EXPECT_EQ(ParseRowRange("5:9")->begin, 5);
+  EXPECT_EQ(ParseRowRange("5:9")->end, 9);
+  EXPECT_EQ(ParseRowRange("5:")->end, -1);
+  EXPECT_EQ(ParseRowRange(":9")->begin, 0);
+  for (const char* bad : {"5", "9:5", "5:5", "a:b", "-1:3", "1:2:3", ""}) {
+    EXPECT_FALSE(ParseRowRange(bad).ok()) << bad;
+  }
+}
+
+TEST(ShapeForModelTest, ReshapesWhereTheCountsMatch) {
+  Array flat = Bytes({3, 2}, "abcdef");
+  ASSERT_TRUE(ShapeForModel(TwoPixelModel(), "f", flat).ok());
+  EXPECT_THAT(flat.shape, ElementsAre(3, 1, 2));
+  Array single = Bytes({2}, "ab");
+  ASSERT_TRUE(ShapeForModel(TwoPixelModel(), "f", single).ok());
+  EXPECT_THAT(single.shape, ElementsAre(1, 1, 2));
+}
+
+TEST(ShapeForModelTest, NamesBothShapesWhereTheyDoNot) {
+  Array wrong = Bytes({2, 3}, "abcdef");
+  EXPECT_THAT(std::string(ShapeForModel(TwoPixelModel(), "new.npy", wrong).message()),
+              HasSubstr("new.npy: model digits takes examples of shape [1, 2], this array has "
+                        "shape [2, 3]"));
+}
+
+TEST(ShapeForModelTest, RefusesPixelsThatTheModelCannotScale) {
+  client::Model model = TwoPixelModel();
+  model.accepts_uint8 = false;
+  Array pixels = Bytes({1, 2}, "ab");
+  EXPECT_THAT(std::string(ShapeForModel(model, "f", pixels).message()), HasSubstr("uint8"));
+}
+
+TEST(ClassLabelsTest, ReadsIntegersAndRefusesUnknownClasses) {
+  EXPECT_THAT(*ClassLabels(Bytes({3}, std::string("\2\0\1", 3)), 3), ElementsAre(2, 0, 1));
+  EXPECT_THAT(std::string(ClassLabels(Bytes({2}, "\1\3"), 3).status().message()),
+              HasSubstr("row 1 is 3"));
+}
+
+}  // namespace
+}  // namespace laplace::cli

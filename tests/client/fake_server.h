@@ -1,0 +1,75 @@
+// A gRPC server for tests of the client: answers from a script, fails and delays on demand, and
+// counts.
+//
+// Implements the generated services on a free local port. It knows one model, `digits/3` (two
+// pixels in, three classes out, uint8 allowed), and one posterior of it. Predictions: class (first
+// pixel mod 3) with probability 0.8, plain network 0.9; the score `variance` of a row is its second
+// pixel, flagged above 100. Thread-safe; lives until it is destroyed.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "laplace/v1/operation.pb.h"
+#include "laplace/v1/posterior.pb.h"
+#include "laplace/v1/prediction.pb.h"
+
+namespace laplace::client {
+
+// A status with google.rpc details, as the real server sends them.
+grpc::Status ErrorWithField(grpc::StatusCode code, const std::string& message,
+                            const std::string& field, const std::string& description);
+grpc::Status ErrorWithRetryDelay(grpc::StatusCode code, const std::string& message,
+                                 absl::Duration delay);
+
+class FakeServer {
+ public:
+  FakeServer();
+  ~FakeServer();
+
+  std::string address() const;
+
+  // The next call of `method`, such as "GetModel", ends with this; several queue up.
+  void FailNext(const std::string& method, const grpc::Status& status);
+  // Calls of `method` take this much longer from now on, or until they are cancelled.
+  void Delay(const std::string& method, absl::Duration delay);
+  int Calls(const std::string& method) const;
+
+  // What WatchOperation sends for any operation, in order; each stream starts where the one before
+  // was dropped.
+  void SetOperationScript(std::vector<v1::Operation> script);
+  // The next watch stream ends with `status` after `messages` messages.
+  void DropNextWatch(int messages, const grpc::Status& status);
+  // Watches send the first state of the script again and again until CancelOperation, then
+  // CANCELLED.
+  void RunUntilCancelled();
+
+  // Data sets that were uploaded completely, by id.
+  std::vector<std::string> DatasetIds() const;
+  // Rows of each chunk of the last upload, and all its input and target bytes.
+  struct LastUpload {
+    v1::DatasetHeader header;
+    std::vector<int64_t> chunk_rows;
+    std::string input_bytes;
+    std::string target_bytes;
+  };
+  LastUpload Upload() const;
+
+  v1::FitPosteriorRequest LastFit() const;
+  v1::PredictRequest LastPredict() const;
+  // Replaces the answer to Predict.
+  void SetPrediction(const v1::PredictResponse& response);
+  void SetServing(bool serving);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace laplace::client

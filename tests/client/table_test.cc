@@ -1,0 +1,53 @@
+#include "client/cli/table.h"
+
+#include <gtest/gtest.h>
+
+#include "client/cli/posterior_report.h"
+
+namespace laplace::cli {
+namespace {
+
+TEST(TableTest, AlignsByCharactersAndLeavesNoTrailingBlanks) {
+  Table table({{"NAME"}, {"COUNT", Table::Align::kRight}, {"NOTE"}});
+  table.AddRow({"Mütze", "7", "x"});
+  table.AddRow({"cap", "1,000"});
+  EXPECT_EQ(table.ToString(),
+            "NAME   COUNT  NOTE\n"
+            "Mütze      7  x\n"
+            "cap    1,000\n");
+}
+
+TEST(TableTest, ProbabilitiesNeverClaimCertainty) {
+  EXPECT_EQ(Probability(0.98349), "0.983");
+  EXPECT_EQ(Probability(0.99999), ">0.999");
+  EXPECT_EQ(Probability(0.0000001), "<0.001");
+  EXPECT_EQ(Probability(1), "1.000");
+  EXPECT_EQ(Probability(0), "0.000");
+}
+
+TEST(TableTest, NumbersReadEasily) {
+  EXPECT_EQ(Count(0), "0");
+  EXPECT_EQ(Count(999), "999");
+  EXPECT_EQ(Count(1234567), "1,234,567");
+  EXPECT_EQ(Count(-123456), "-123,456");
+  EXPECT_EQ(Seconds(0.85), "850 ms");
+  EXPECT_EQ(Seconds(200), "3 min 20 s");
+  EXPECT_EQ(Seconds(7260), "2 h 1 min");
+  EXPECT_EQ(Percent(0.0421), "4.2 %");
+  EXPECT_EQ(ShortHash("sha256-0123456789abcdef"), "sha256-0123456789ab");
+}
+
+TEST(SpectrumTableTest, ShowsWhatDebiasingChanged) {
+  client::Posterior posterior;
+  posterior.biased_eigenvalues = {4, 2, 1};
+  posterior.eigenvalues = {2, 1.6, 1};
+  posterior.standard_errors = {0.1, 0.2, 0.3};
+  EXPECT_EQ(SpectrumTable(posterior, 2),
+            "DIRECTION  BIASED  DEBIASED   +-  BIASED/DEBIASED\n"
+            "        1       4         2  0.1                2\n"
+            "        2       2       1.6  0.2             1.25\n"
+            "... and 1 more\n");
+}
+
+}  // namespace
+}  // namespace laplace::cli

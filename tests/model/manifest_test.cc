@@ -1,0 +1,104 @@
+#include "server/model/manifest.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "server/model/field_error.h"
+#include "server/model/input_transform.h"
+
+namespace laplaced {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kGood[] = R"({"likelihood": "categorical", "n_outputs": 2,
+  "input": {"shape": [2, 1, 2], "uint8_scale": 0.5, "uint8_mean": [1, 2], "uint8_std": [2, 4]},
+  "class_names": ["a", "b"], "n_data": 10, "weight_decay": 0.001})";
+
+std::string Replaced(const std::string& from, const std::string& to) {
+  std::string text = kGood;
+  const size_t at = text.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  return text.replace(at, from.size(), to);
+}
+
+void ExpectRefused(const std::string& json, const std::string& text) {
+  const absl::Status status = ParseManifest("model.json", json).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << json;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(text));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("model.json"));
+}
+
+TEST(ManifestTest, ReadsEveryKey) {
+  const auto manifest = ParseManifest("model.json", kGood);
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ(manifest->input_shape, (std::vector<int64_t>{2, 1, 2}));
+  EXPECT_EQ(manifest->n_outputs, 2);
+  EXPECT_EQ(manifest->class_names, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(manifest->n_data, 10);
+  EXPECT_DOUBLE_EQ(manifest->weight_decay, 0.001);
+  EXPECT_TRUE(manifest->accepts_uint8);
+  EXPECT_EQ(manifest->likelihood.kind, Likelihood::Kind::kCategorical);
+}
+
+TEST(ManifestTest, SaysWhatIsWrong) {
+  ExpectRefused("{", "expected a JSON object");
+  ExpectRefused("[1]", "expected a JSON object");
+  ExpectRefused(Replaced("\"weight_decay\"", "\"weight_decaj\""), "weight_decaj: unknown key");
+  ExpectRefused(Replaced("\"categorical\"", "\"poisson\""), "likelihood: expected");
+  ExpectRefused(Replaced("\"categorical\"", "\"gaussian\""), "sigma_noise: is required");
+  ExpectRefused(Replaced("\"n_outputs\": 2", "\"n_outputs\": -2"),
+                "n_outputs: expected a positive whole number");
+  ExpectRefused(Replaced("\"n_outputs\": 2", "\"n_outputs\": 3"),
+                "class_names: expected n_outputs = 3 names, got 2");
+  ExpectRefused(Replaced("[2, 1, 2]", "[2, 0, 2]"), "input.shape");
+  ExpectRefused(Replaced("[2, 1, 2]", "[99999999, 99999999, 99999999]"),
+                "input.shape: is too large");
+  ExpectRefused(Replaced("[1, 2]", "[1]"), "input.uint8_mean: expected one number per channel (2)");
+  ExpectRefused(Replaced("[2, 4]", "[2, 0]"), "input.uint8_std: expected numbers > 0");
+  ExpectRefused(Replaced("0.001", "-1"), "weight_decay: expected a number >= 0");
+}
+
+class InputTransformTest : public ::testing::Test {
+ protected:
+  absl::Status Check(DType dtype, std::vector<int64_t> shape, const void* data) const {
+    return CheckInputs("inputs", {dtype, std::move(shape), data}, manifest_);
+  }
+  Manifest manifest_ = *ParseManifest("model.json", kGood);
+};
+
+TEST_F(InputTransformTest, RawPixelsAreScaledAndNormalisedPerChannel) {
+  const uint8_t pixels[] = {10, 20, 30, 40};
+  ASSERT_TRUE(Check(DType::kUint8, {1, 2, 1, 2}, pixels).ok());
+  const at::Tensor x =
+      ToNetworkInput(AliasArray({DType::kUint8, {1, 2, 1, 2}, pixels}), manifest_, at::kDouble);
+  EXPECT_TRUE(at::allclose(x.flatten(), at::tensor({2.0, 4.5, 3.25, 4.5}, at::kDouble)));
+}
+
+TEST_F(InputTransformTest, FloatsAreTakenAsTheyAre) {
+  const float values[] = {1, 2, 3, 4};
+  const at::Tensor x =
+      ToNetworkInput(AliasArray({DType::kFloat32, {1, 2, 1, 2}, values}), manifest_, at::kFloat);
+  EXPECT_EQ(x.data_ptr(), values);
+}
+
+TEST_F(InputTransformTest, BadInputsNameTheField) {
+  const float values[] = {1, 2, 3, NAN, 5, 6, 7, 8};
+  const auto expect = [&](const absl::Status& status, const std::string& field,
+                          const std::string& text) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(FieldOf(status), field);
+    EXPECT_THAT(std::string(status.message()), HasSubstr(text));
+  };
+  expect(Check(DType::kFloat32, {2, 2, 1, 2}, values), "inputs",
+         "row 0 holds a value that is not finite");
+  expect(Check(DType::kFloat32, {8}, values), "inputs.shape", "expected [B, 2, 1, 2], got [8]");
+  expect(Check(DType::kFloat32, {}, values), "inputs.shape", "got []");
+  expect(Check(DType::kFloat32, {0, 2, 1, 2}, values), "inputs.shape", "empty batch");
+  expect(Check(DType::kInt64, {1, 2, 1, 2}, values), "inputs.dtype", "got int64");
+  manifest_.accepts_uint8 = false;
+  expect(Check(DType::kUint8, {1, 2, 1, 2}, values), "inputs.dtype", "uint8_scale");
+}
+
+}  // namespace
+}  // namespace laplaced

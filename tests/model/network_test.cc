@@ -1,0 +1,114 @@
+#include "server/model/network.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/script.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "tests/reference/networks.h"
+
+namespace laplaced {
+namespace {
+
+using reference::MakeModule;
+using ::testing::HasSubstr;
+
+absl::Status Try(const std::vector<std::pair<std::string, std::vector<int64_t>>>& parameters,
+                 const std::string& body, int64_t inputs = 4, int64_t outputs = 3) {
+  return Network::FromModule(MakeModule(parameters, body, at::kFloat), {inputs}, outputs).status();
+}
+
+void ExpectUnsuitable(const absl::Status& status, const std::string& text) {
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(text));
+}
+
+TEST(NetworkTest, RefusesWhatLaplaceCannotUse) {
+  ExpectUnsuitable(Try({}, "  return x[:, 0:3]\n"), "no parameters");
+  ExpectUnsuitable(Try({{"w", {3, 4}}}, "  return x[:, 0:3]\n"), "do not depend on the parameters");
+  ExpectUnsuitable(
+      Try({{"w", {3, 4}}}, "  return torch.dropout(torch.linear(x, self.w), 0.5, True)\n"),
+      "dropout");
+  ExpectUnsuitable(
+      Try({{"w", {3, 4}}},
+          "  y = torch.linear(x, self.w)\n"
+          "  return torch.batch_norm(y, None, None, None, None, True, 0.1, 1e-5, False)\n"),
+      "batch norm in training mode");
+  ExpectUnsuitable(Try({{"w", {5, 4}}}, "  return torch.linear(x, self.w)\n"),
+                   "expected outputs of shape [3, 3]");
+  ExpectUnsuitable(Try({{"w", {3, 7}}}, "  return torch.linear(x, self.w)\n"),
+                   "cannot use this module");
+  ExpectUnsuitable(Try({{"w", {3, 4}}}, "  return (torch.linear(x, self.w), x)\n"), "one tensor");
+  ExpectUnsuitable(
+      Try({{"w", {3, 4}}}, "  return torch.log(-torch.abs(torch.linear(x, self.w)))\n"),
+      "not finite");
+}
+
+TEST(NetworkTest, RefusesParametersThatAreNotFiniteOrMixed) {
+  torch::jit::Module module =
+      MakeModule({{"w", {3, 4}}}, "  return torch.linear(x, self.w)\n", at::kFloat);
+  module.attr("w").toTensor().fill_(NAN);
+  ExpectUnsuitable(Network::FromModule(module, {4}, 3).status(),
+                   "parameter w holds values that are not finite");
+  torch::jit::Module mixed =
+      MakeModule({{"w", {3, 4}}}, "  return torch.linear(x, self.w)\n", at::kFloat);
+  mixed.register_parameter("d", at::ones({2}, at::kDouble), false);
+  ExpectUnsuitable(Network::FromModule(mixed, {4}, 3).status(), "mix types");
+}
+
+TEST(NetworkTest, SharedTensorsCountOnce) {
+  torch::jit::Module module =
+      MakeModule({{"w", {4, 4}}}, "  return torch.linear(x, self.w)\n", at::kFloat);
+  module.register_parameter("v", module.attr("w").toTensor(), false);
+  const auto network = Network::FromModule(module, {4}, 4);
+  ASSERT_TRUE(network.ok()) << network.status();
+  EXPECT_EQ(network->n_parameters(), 16);
+  ASSERT_EQ(network->parameters().size(), 1u);
+  EXPECT_EQ(network->parameters()[0].slots.size(), 2u);
+}
+
+TEST(NetworkTest, SurvivesSavingAndLoading) {
+  const auto path = std::filesystem::temp_directory_path() / "laplaced_network_test.pt";
+  torch::jit::Module module =
+      MakeModule({{"w", {3, 4}}}, "  return torch.linear(x, self.w)\n", at::kFloat);
+  module.save(path.string());
+  const auto network = Network::Load(path.string(), "model.pt", {4}, 3);
+  ASSERT_TRUE(network.ok()) << network.status();
+  const at::Tensor x = reference::RandomNormal({2, 4}, 1, at::kFloat);
+  EXPECT_TRUE(at::equal(network->Forward(x), at::linear(x, module.attr("w").toTensor())));
+  std::filesystem::remove(path);
+}
+
+TEST(NetworkTest, DamagedFilesAreRefusedAtEveryLength) {
+  const auto path = std::filesystem::temp_directory_path() / "laplaced_damaged_test.pt";
+  MakeModule({{"w", {3, 4}}}, "  return torch.linear(x, self.w)\n", at::kFloat).save(path.string());
+  std::ifstream in(path, std::ios::binary);
+  const std::string whole((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  for (size_t length = 0; length < whole.size(); length += 1 + whole.size() / 60) {
+    std::ofstream(path, std::ios::binary | std::ios::trunc) << whole.substr(0, length);
+    const absl::Status status = Network::Load(path.string(), "model.pt", {4}, 3).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << length;
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("model.pt: not a readable TorchScript file"))
+        << length;
+  }
+  std::filesystem::remove(path);
+}
+
+TEST(NetworkTest, ClonesShareNothing) {
+  const Network network = reference::TanhMlp(3, 4, 2);
+  const auto clone = network.Clone();
+  ASSERT_TRUE(clone.ok());
+  const at::Tensor before = network.FlatParameters().clone();
+  {
+    at::NoGradGuard no_grad;
+    for (const Parameter& p : clone->parameters()) at::Tensor(p.value).add_(1);
+  }
+  EXPECT_TRUE(at::equal(network.FlatParameters(), before));
+  EXPECT_FALSE(at::equal(clone->FlatParameters(), before));
+}
+
+}  // namespace
+}  // namespace laplaced

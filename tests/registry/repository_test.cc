@@ -1,0 +1,216 @@
+#include "server/registry/repository.h"
+
+#include <regex>
+#include <set>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/model/field_error.h"
+#include "server/registry/posterior_artifact.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/temp_folder.h"
+
+namespace laplaced {
+namespace {
+
+using ::laplaced::test_support::IsOk;
+using ::laplaced::test_support::NamesIn;
+using ::laplaced::test_support::StatusIs;
+using ::laplaced::test_support::TempFolder;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class RepositoryTest : public ::testing::Test {
+ protected:
+  void MakeFolder(const std::string& path) {
+    std::filesystem::create_directories(root_ + "/" + path);
+  }
+
+  void WriteFile(const std::string& path, const std::string& bytes) {
+    std::filesystem::create_directories(std::filesystem::path(root_ + "/" + path).parent_path());
+    test_support::WriteFileBytes(root_ + "/" + path, bytes);
+  }
+
+  Repository Open() {
+    absl::StatusOr<Repository> repository = Repository::Open(root_);
+    EXPECT_THAT(repository, IsOk());
+    return *std::move(repository);
+  }
+
+  TempFolder temp_;
+  const std::string root_ = temp_.File("registry");
+};
+
+TEST_F(RepositoryTest, CreatesItsFolders) {
+  const Repository repository = Open();
+  EXPECT_EQ(repository.root(), root_);
+  EXPECT_THAT(NamesIn(root_), ElementsAre("datasets", "models", "operations"));
+  EXPECT_EQ(repository.DatasetsFolder(), root_ + "/datasets");
+  EXPECT_EQ(repository.OperationsFolder(), root_ + "/operations");
+  EXPECT_THAT(*repository.ListModels(), ElementsAre());
+}
+
+TEST_F(RepositoryTest, SaysWhichRootItCannotUse) {
+  temp_.Write("registry", "a file");
+  EXPECT_THAT(Repository::Open(root_).status().message(), HasSubstr(root_));
+  EXPECT_THAT(Repository::Open("/proc/registry"), Not(IsOk()));
+}
+
+TEST_F(RepositoryTest, ListsModelsByNameThenNumber) {
+  for (const char* path : {"b/2", "b/10", "b/1", "a/3", "a/0", "a/-1", "a/03", "a/x", "a/4x",
+                           "a/99999999999999999999", ".hidden/1", "bad name/1"}) {
+    MakeFolder(absl::StrCat("models/", path));
+  }
+  WriteFile("models/a/5", "a file");
+  WriteFile("models/file", "a file");
+  std::vector<std::string> found;
+  const Repository repository = Open();
+  const absl::StatusOr<std::vector<ModelVersion>> models = repository.ListModels();
+  ASSERT_THAT(models, IsOk());
+  for (const ModelVersion& model : *models) {
+    found.push_back(absl::StrCat(model.name, "/", model.version));
+  }
+  EXPECT_THAT(found, ElementsAre("a/3", "b/1", "b/2", "b/10"));
+  EXPECT_EQ(*repository.LatestVersion("b"), 10);
+  EXPECT_EQ(*repository.ModelFolder({"b", 10}), root_ + "/models/b/10");
+}
+
+TEST_F(RepositoryTest, TellsWhatDoesNotExist) {
+  MakeFolder("models/a/1");
+  MakeFolder("models/empty");
+  const Repository repository = Open();
+  EXPECT_THAT(repository.LatestVersion("none"),
+              StatusIs(absl::StatusCode::kNotFound, Not(HasSubstr(root_))));
+  EXPECT_THAT(repository.LatestVersion("empty"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(repository.ModelFolder({"a", 2}),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("version 2 of model 'a'")));
+  EXPECT_THAT(repository.PosteriorFolder({"a", 2}, "p"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(repository.ListPosteriors({"none", 1}), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(repository.ActivePosterior({"none", 1}), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(repository.SetActivePosterior({"none", 1}, "p"),
+              StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST_F(RepositoryTest, LetsNoNameLeaveItsFolder) {
+  MakeFolder("models/a/1");
+  const Repository repository = Open();
+  const std::string bad_names[] = {"",
+                                   ".",
+                                   "..",
+                                   "../a",
+                                   "a/b",
+                                   "/a",
+                                   ".a",
+                                   "a b",
+                                   "a\\b",
+                                   "a\n",
+                                   "\xc3\xa9",
+                                   std::string("a\0b", 3),
+                                   std::string(129, 'a')};
+  for (const std::string& name : bad_names) {
+    EXPECT_THAT(repository.LatestVersion(name), StatusIs(absl::StatusCode::kInvalidArgument));
+    EXPECT_THAT(repository.ModelFolder({name, 1}), StatusIs(absl::StatusCode::kInvalidArgument));
+    EXPECT_THAT(repository.PosteriorFolder({"a", 1}, name),
+                StatusIs(absl::StatusCode::kInvalidArgument, Not(HasSubstr(root_))));
+    EXPECT_THAT(repository.SetActivePosterior({"a", 1}, name),
+                StatusIs(absl::StatusCode::kInvalidArgument));
+    const absl::Status status = ValidateName("request.id", name);
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("request.id")));
+    EXPECT_EQ(FieldOf(status), "request.id");
+  }
+  for (const std::string& name :
+       {std::string("a"), std::string("Ab-0_c.d"), std::string(128, 'z')}) {
+    EXPECT_THAT(ValidateName("id", name), IsOk());
+  }
+  EXPECT_THAT(repository.ModelFolder({"a", 0}), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(repository.ModelFolder({"a", -1}), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(NamesIn(root_ + "/models/a/1"), ElementsAre());
+}
+
+TEST_F(RepositoryTest, ListsCompletePosteriorsNewestFirst) {
+  MakeFolder("models/a/1");
+  const Repository repository = Open();
+  const ModelVersion model = {"a", 1};
+  EXPECT_THAT(*repository.ListPosteriors(model), ElementsAre());
+  for (const char* id : {"p-2", "p-1", "p-3"}) {
+    const std::string folder = *repository.PosteriorFolder(model, id);
+    ASSERT_THAT(WritePosteriorArtifact(folder, PosteriorRecord(), {}), IsOk());
+  }
+  MakeFolder("models/a/1/posteriors/p-4");
+  MakeFolder("models/a/1/posteriors/.tmp-5");
+  WriteFile("models/a/1/posteriors/.tmp-5/posterior.json", "{}");
+  EXPECT_THAT(*repository.ListPosteriors(model), ElementsAre("p-3", "p-2", "p-1"));
+}
+
+TEST_F(RepositoryTest, RemembersTheActivePosterior) {
+  MakeFolder("models/a/1");
+  MakeFolder("models/a/2");
+  const Repository repository = Open();
+  EXPECT_EQ(*repository.ActivePosterior({"a", 1}), "");
+  ASSERT_THAT(repository.SetActivePosterior({"a", 1}, "p-1"), IsOk());
+  ASSERT_THAT(repository.SetActivePosterior({"a", 1}, "p-2"), IsOk());
+  EXPECT_EQ(*Open().ActivePosterior({"a", 1}), "p-2");
+  EXPECT_EQ(*repository.ActivePosterior({"a", 2}), "");
+  EXPECT_THAT(NamesIn(root_ + "/models/a/1"), ElementsAre("ACTIVE"));
+}
+
+TEST_F(RepositoryTest, ReadsAnActivePosteriorWrittenByHandAndRefusesNonsense) {
+  WriteFile("models/a/1/ACTIVE", "p-1");
+  const Repository repository = Open();
+  EXPECT_EQ(*repository.ActivePosterior({"a", 1}), "p-1");
+  for (const std::string& bytes :
+       {std::string(""), std::string("../p"), std::string("a\nb\n"), std::string(5000, 'a')}) {
+    WriteFile("models/a/1/ACTIVE", bytes);
+    EXPECT_THAT(repository.ActivePosterior({"a", 1}), StatusIs(absl::StatusCode::kDataLoss));
+  }
+}
+
+TEST_F(RepositoryTest, RemovesLeftoversOfAKilledProcessAndNothingElse) {
+  for (const char* place :
+       {"", "models/", "datasets/", "operations/", "models/a/1/", "models/a/1/posteriors/"}) {
+    WriteFile(absl::StrCat(place, ".tmp-0123456789abcdef/deep/file"), "x");
+    WriteFile(absl::StrCat(place, ".tmp-file"), "x");
+    WriteFile(absl::StrCat(place, ".keep"), "x");
+  }
+  WriteFile("models/a/1/posteriors/p-1/posterior.json", "x");
+  WriteFile("models/a/1/model.pt", "x");
+  Open();
+  EXPECT_THAT(NamesIn(root_), ElementsAre(".keep", "datasets", "models", "operations"));
+  EXPECT_THAT(NamesIn(root_ + "/models"), ElementsAre(".keep", "a"));
+  EXPECT_THAT(NamesIn(root_ + "/datasets"), ElementsAre(".keep"));
+  EXPECT_THAT(NamesIn(root_ + "/operations"), ElementsAre(".keep"));
+  EXPECT_THAT(NamesIn(root_ + "/models/a/1"), ElementsAre(".keep", "model.pt", "posteriors"));
+  EXPECT_THAT(NamesIn(root_ + "/models/a/1/posteriors"), ElementsAre(".keep", "p-1"));
+}
+
+TEST(NewIdTest, HasTheDocumentedForm) {
+  const std::regex form("op-[0-9]{8}t[0-9]{6}\\.[0-9]{3}z-[0-9a-f]{6}");
+  for (int i = 0; i < 100; ++i) {
+    const std::string id = NewId("op");
+    EXPECT_TRUE(std::regex_match(id, form)) << id;
+    EXPECT_THAT(ValidateName("id", id), IsOk());
+  }
+}
+
+TEST(NewIdTest, SortsAndIsUniqueAlsoWithinAMillisecondAndAcrossThreads) {
+  std::vector<std::vector<std::string>> ids(4);
+  std::vector<std::thread> threads;
+  for (auto& mine : ids) {
+    threads.emplace_back([&mine] {
+      for (int i = 0; i < 2000; ++i) mine.push_back(NewId("p"));
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  std::set<std::string> times;  // without the random part
+  for (const auto& mine : ids) {
+    EXPECT_TRUE(std::is_sorted(mine.begin(), mine.end()));
+    for (const std::string& id : mine) times.insert(id.substr(0, id.rfind('-')));
+  }
+  EXPECT_EQ(times.size(), 8000u);
+}
+
+}  // namespace
+}  // namespace laplaced

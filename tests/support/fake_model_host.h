@@ -1,0 +1,282 @@
+// A ModelHost and a FitService without LibTorch, for tests of the services and of the wiring.
+//
+// FakeModelHost serves whatever Add was called for. Its networks take float32 inputs [B, 2] and
+// give 3 outputs; scores are "energy" and "variance". `on_compute` runs on the compute thread for
+// every Predict and Score, so a test can hold a computation up, fail it, or count it. Fits run
+// `FakeFitService::work`. Both are thread-safe once set up.
+#pragma once
+
+#include <cmath>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "server/model/field_error.h"
+#include "server/serving/fit_service.h"
+#include "server/serving/model_host.h"
+
+namespace laplaced::test_support {
+
+using ComputeHook = std::function<absl::Status(const ComputeContext&)>;
+
+class FakeServedModel : public ServedModel {
+ public:
+  FakeServedModel(ModelInfo info, int64_t max_batch_size, ComputeHook on_compute)
+      : info_(std::move(info)),
+        max_batch_size_(max_batch_size),
+        on_compute_(std::move(on_compute)) {}
+
+  const ModelInfo& info() const override { return info_; }
+  std::string posterior_id() const override { return info_.active_posterior_id; }
+
+  absl::Status Validate(const ArrayView& inputs, const PredictOptions& options) const override {
+    return Check(inputs, options.ood_scores);
+  }
+  absl::Status Validate(const ArrayView& inputs, const ScoreOptions& options) const override {
+    return Check(inputs, options.ood_scores);
+  }
+
+  absl::StatusOr<Prediction> Predict(const ArrayView& inputs, const PredictOptions& options,
+                                     const ComputeContext& context) const override {
+    const absl::Status status = on_compute_(context);
+    if (!status.ok()) return status;
+    Prediction prediction;
+    prediction.posterior_id = posterior_id();
+    prediction.batch = inputs.shape[0];
+    prediction.outputs = info_.n_outputs;
+    prediction.prior_precision = options.prior_precision.value_or(1);
+    const size_t size = static_cast<size_t>(prediction.batch * prediction.outputs);
+    // The first input of each example, so that a test can tell whose answer it got.
+    const float* values = static_cast<const float*>(inputs.data);
+    prediction.mean.resize(size);
+    for (size_t i = 0; i < size; ++i) prediction.mean[i] = values[i / 3 * 2];
+    for (auto* part :
+         {&prediction.map_mean, &prediction.functional_mean, &prediction.functional_variance}) {
+      part->assign(size, options.link_approx == LinkApprox::kMonteCarlo ? 2.0f : 1.0f);
+    }
+    if (options.return_covariance) prediction.functional_covariance.assign(size * 3, 0.5f);
+    prediction.epistemic.assign(static_cast<size_t>(prediction.batch), 0.25f);
+    prediction.aleatoric = prediction.epistemic;
+    prediction.scores = ScoresOf(inputs, options.ood_scores);
+    return prediction;
+  }
+
+  absl::StatusOr<Scores> Score(const ArrayView& inputs, const ScoreOptions& options,
+                               const ComputeContext& context) const override {
+    const absl::Status status = on_compute_(context);
+    if (!status.ok()) return status;
+    return Scores{posterior_id(), ScoresOf(inputs, options.ood_scores)};
+  }
+
+ private:
+  absl::Status Check(const ArrayView& inputs, const std::vector<std::string>& scores) const {
+    if (info_.active_posterior_id.empty()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("model ", info_.name, " has no active posterior; fit one first"));
+    }
+    if (inputs.dtype != DType::kFloat32) {
+      return FieldError("inputs.dtype",
+                        absl::StrCat("expected float32, got ", DTypeName(inputs.dtype)));
+    }
+    if (inputs.shape.size() != 2 || inputs.shape[1] != 2) {
+      return FieldError("inputs.shape",
+                        absl::StrCat("expected [B, 2], got ", ShapeString(inputs.shape)));
+    }
+    if (inputs.shape[0] > max_batch_size_) {
+      return FieldError("inputs.shape[0]", absl::StrCat("expected at most ", max_batch_size_,
+                                                        " examples, got ", inputs.shape[0]));
+    }
+    const float* values = static_cast<const float*>(inputs.data);
+    for (int64_t i = 0; i < inputs.shape[0] * 2; ++i) {
+      if (!std::isfinite(values[i])) {
+        return FieldError("inputs", absl::StrCat("expected finite values, got ", values[i],
+                                                 " in example ", i / 2));
+      }
+    }
+    for (const std::string& score : scores) {
+      if (score != "energy" && score != "variance") {
+        return FieldError("ood_scores",
+                          absl::StrCat("expected energy or variance, got '", score, "'"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  static std::vector<ScoreValues> ScoresOf(const ArrayView& inputs,
+                                           std::vector<std::string> names) {
+    if (names.empty()) names = {"energy"};
+    std::vector<ScoreValues> scores;
+    for (const std::string& name : names) {
+      ScoreValues score;
+      score.name = name;
+      for (int64_t i = 0; i < inputs.shape[0]; ++i) score.values.push_back(static_cast<double>(i));
+      if (name == "energy") {
+        score.threshold = 0.5;
+        score.target_id_rate = 0.05;
+      }
+      scores.push_back(std::move(score));
+    }
+    return scores;
+  }
+
+  const ModelInfo info_;
+  const int64_t max_batch_size_;
+  const ComputeHook on_compute_;
+};
+
+class FakeModelHost : public ModelHost {
+ public:
+  explicit FakeModelHost(ModelHostOptions options = {}) : options_(options) {}
+
+  // Makes a model ready; an empty `posterior_id` leaves it without posterior.
+  void Add(const std::string& name, int64_t version, const std::string& posterior_id) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ModelInfo& info = models_[{name, version}];
+    info.name = name;
+    info.version = version;
+    info.state = ModelState::kReady;
+    info.input_shape = {2};
+    info.n_outputs = 3;
+    info.active_posterior_id = posterior_id;
+  }
+  void SetComputeHook(ComputeHook hook) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    on_compute_ = std::move(hook);
+  }
+  // Runs in Load, on the thread that calls it.
+  void SetLoadHook(std::function<absl::Status(const std::string& name)> hook) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    on_load_ = std::move(hook);
+  }
+
+  absl::StatusOr<std::vector<ModelInfo>> List() const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<ModelInfo> infos;
+    for (const auto& model : models_) infos.push_back(model.second);
+    return infos;
+  }
+  absl::StatusOr<ModelInfo> Get(const std::string& name, int64_t version) const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return Find(name, version);
+  }
+  absl::StatusOr<ModelInfo> Load(const std::string& name, int64_t version) override {
+    std::function<absl::Status(const std::string&)> hook;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      hook = on_load_;
+    }
+    const absl::Status hooked = hook ? hook(name) : absl::OkStatus();
+    if (!hooked.ok()) return hooked;
+    return Get(name, version);
+  }
+  absl::Status Unload(const std::string& name, int64_t version) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = Find(name, version);
+    if (!found.ok()) return found.status();
+    models_.erase({found->name, found->version});
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Pin(const std::string& name,
+                                                         int64_t version) const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto info = Find(name, version);
+    if (!info.ok()) return info.status();
+    std::shared_ptr<const ServedModel> model =
+        std::make_shared<FakeServedModel>(*std::move(info), options_.max_batch_size, on_compute_);
+    return model;
+  }
+  absl::Status ActivatePosterior(const std::string& name, int64_t version,
+                                 const std::string& posterior_id) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = Find(name, version);
+    if (!found.ok()) return found.status();
+    if (posterior_id.rfind("p-", 0) != 0) {
+      return absl::NotFoundError(absl::StrCat("there is no posterior '", posterior_id, "'"));
+    }
+    models_[{found->name, found->version}].active_posterior_id = posterior_id;
+    return absl::OkStatus();
+  }
+
+ private:
+  // REQUIRES: mutex_ held.
+  absl::StatusOr<ModelInfo> Find(const std::string& name, int64_t version) const {
+    const ModelInfo* found = nullptr;
+    for (const auto& model : models_) {
+      const bool matches =
+          model.first.first == name && (version == 0 || model.first.second == version);
+      if (matches) found = &model.second;
+    }
+    if (found != nullptr) return *found;
+    return absl::NotFoundError(absl::StrCat("model ", name, "/", version, " is not loaded"));
+  }
+
+  const ModelHostOptions options_;
+  mutable std::mutex mutex_;
+  std::map<std::pair<std::string, int64_t>, ModelInfo> models_;
+  ComputeHook on_compute_ = [](const ComputeContext&) { return absl::OkStatus(); };
+  std::function<absl::Status(const std::string&)> on_load_;
+};
+
+class FakeFitService : public FitService {
+ public:
+  FakeFitService(ModelHost& host, Operations& operations) : host_(host), operations_(operations) {}
+
+  absl::StatusOr<OperationSnapshot> Start(const FitRequest& request) override {
+    const auto info = host_.Get(request.model, request.version);
+    if (!info.ok()) return info.status();
+    std::lock_guard<std::mutex> lock(mutex_);
+    last_request_ = request;
+    return operations_.Start(absl::StrCat("fit ", info->name, "/", info->version), work_);
+  }
+  absl::StatusOr<std::vector<PosteriorRecord>> ListPosteriors(const std::string& model,
+                                                              int64_t version) const override {
+    auto record = GetPosterior(model, version, "p-1");
+    if (!record.ok()) return record.status();
+    return std::vector<PosteriorRecord>{*std::move(record)};
+  }
+  absl::StatusOr<PosteriorRecord> GetPosterior(const std::string& model, int64_t version,
+                                               const std::string& posterior_id) const override {
+    const auto info = host_.Get(model, version);
+    if (!info.ok()) return info.status();
+    const std::string id = posterior_id.empty() ? info->active_posterior_id : posterior_id;
+    if (id.empty()) return absl::FailedPreconditionError("no posterior is active");
+    if (id.rfind("p-", 0) != 0) {
+      return absl::NotFoundError(absl::StrCat("there is no posterior '", id, "'"));
+    }
+    PosteriorRecord record;
+    record.id = id;
+    record.model = info->name;
+    record.version = info->version;
+    record.debiasing = "none";
+    record.residual_kind = "isotropic";
+    record.rank = 2;
+    record.eigenvalues = {2.0, 1.0};
+    record.prior_candidates = {{0.5, 1.25}};
+    record.ood_thresholds = {{"energy", 0.5, 0.05, 100, 0.01, 0.1}};
+    record.warnings = {"rank exhausted"};
+    return record;
+  }
+
+  void SetWork(Operations::Work work) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    work_ = std::move(work);
+  }
+  FitRequest last_request() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return last_request_;
+  }
+
+ private:
+  ModelHost& host_;
+  Operations& operations_;
+  mutable std::mutex mutex_;
+  Operations::Work work_ = [](OperationHandle&) { return std::string("p-1"); };
+  FitRequest last_request_;
+};
+
+}  // namespace laplaced::test_support
