@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# make demo: starts a server on a folder of its own, fits a posterior on real data, predicts and scores, stops the server.
+# make demo: starts a server on a folder of its own, fits a posterior on real data, predicts and
+# scores, stops the server.
 #
 #   client/demo/demo.sh BUILD_FOLDER
 #
-# State is kept in run/demo, so that a second run fits nothing again; FRESH=1 starts over. Exits with 0 only if every step
-# worked and the server stopped cleanly.
+# State is kept in run/demo, so that a second run fits nothing again; FRESH=1 starts over. Exits with
+# 0 only if every step worked and the server stopped cleanly.
 set -euo pipefail
 
 if [[ $# -ne 1 || ! -d $1 ]]; then
@@ -17,6 +18,7 @@ state=$repo/run/demo
 log=$state/server.log
 address_file=$state/address
 server_pid=
+started=
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -26,7 +28,7 @@ fail() {
 }
 
 show_log() {
-  if [[ -s $log ]]; then
+  if [[ -n $started && -s $log ]]; then
     printf '\nThe last lines of %s:\n' "$log" >&2
     tail -n 20 "$log" >&2
   fi
@@ -96,6 +98,7 @@ rm -f "$address_file"
 "$laplaced" --registry "$state/registry" --listen 127.0.0.1:0 --address-file "$address_file" \
   >"$log" 2>&1 9>&- &
 server_pid=$!
+started=yes
 tenths=0
 until [[ -s $address_file ]]; do
   if ! kill -0 "$server_pid" 2>/dev/null; then

@@ -184,9 +184,9 @@ std::string OodTable(const std::vector<Group>& groups) {
   Table table({{"OOD SCORE"},
                {"AUROC DIGITS", Table::Align::kRight},
                {"AUROC SPOILED", Table::Align::kRight},
-               {"CLOTHES FLAGGED", Table::Align::kRight},
-               {"DIGITS FLAGGED", Table::Align::kRight},
-               {"SPOILED FLAGGED", Table::Align::kRight}});
+               {"FLAGGED CLOTHES", Table::Align::kRight},
+               {"DIGITS", Table::Align::kRight},
+               {"SPOILED", Table::Align::kRight}});
   for (size_t i = 0; i < groups[0].prediction.ood_scores.size(); ++i) {
     const client::OodScore& clothes = groups[0].prediction.ood_scores[i];
     std::vector<std::string> cells = {absl::StrCat(clothes.name, i == 0 ? " (default)"
@@ -249,7 +249,8 @@ absl::Status RunDemo(const Arguments& arguments) {
          "0.5\n"
       << "is a coin.\n"
       << "FLAGGED should be near " << Percent(score.target_id_rate)
-      << " for clothes, the rate that the threshold aims at, and high for the rest.\n\n"
+      << " for clothes, the rate that the threshold aims at, and high for the rest.\n"
+      << "SPOILED are test clothes, turned by a quarter and covered with noise.\n\n"
       << cli::Count(images) << " images predicted in " << cli::Seconds(seconds)
       << " through gRPC; posterior " << posterior->id << ", " << posterior->rank
       << " directions of " << cli::Count(posterior->n_parameters) << " dimensions.\n";

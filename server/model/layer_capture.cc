@@ -137,13 +137,19 @@ CapturedForward ForwardCaptured(const Network& network, const at::Tensor& x,
   CapturedForward forward;
   forward.outputs = network.ForwardWithGraph(x);
   std::unordered_map<torch::autograd::Node*, size_t> position;
+  CaptureMask missing = mask;
   for (FoundUse& found : FindUses(network, forward.outputs)) {
     if (!mask[found.parameter]) continue;
     TORCH_CHECK(found.use != nullptr, "parameter ", network.parameters()[found.parameter].name,
                 " is used differently than when the model was loaded");
+    missing[found.parameter] = false;
     const auto [it, inserted] = position.emplace(found.node.get(), forward.nodes.size());
     if (inserted) forward.nodes.push_back({torch::autograd::Edge(found.node, 0), {}});
     forward.nodes[it->second].uses.emplace_back(found.parameter, std::move(found.use));
+  }
+  for (size_t i = 0; i < missing.size(); ++i) {
+    TORCH_CHECK(!missing[i], "parameter ", network.parameters()[i].name,
+                " is not used as it was when the model was loaded");
   }
   return forward;
 }

@@ -185,6 +185,8 @@ absl::StatusOr<Network> Network::FromModule(torch::jit::Module module,
 
 absl::StatusOr<Network> Network::Clone() const {
   return CatchTorch("cannot copy the module", [&]() -> absl::StatusOr<Network> {
+    // Copied with gradient mode on, the copies would be functions of the originals, not leaves.
+    at::NoGradGuard no_grad;
     Network copy = *this;
     copy.module_ = module_.deepcopy();
     LAPLACED_ASSIGN_OR_RETURN(copy.parameters_, CollectParameters(copy.module_));

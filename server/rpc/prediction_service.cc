@@ -50,17 +50,21 @@ absl::StatusOr<ScoreOptions> ToScoreOptions(const v1::ScoreRequest& request) {
   return options;
 }
 
-// Refuses an answer of B x C x C covariances that could not be sent.
-absl::Status CheckAnswerSize(const Prepared<PredictOptions>& job, int64_t max_bytes) {
-  if (!job.options.return_covariance || job.inputs.shape.empty()) return absl::OkStatus();
-  const int64_t c = job.model->info().n_outputs;
-  const double bytes = 4.0 * static_cast<double>(job.inputs.shape[0]) * static_cast<double>(c) *
-                       static_cast<double>(c);
-  if (bytes <= static_cast<double>(max_bytes)) return absl::OkStatus();
-  return FieldError("return_covariance",
-                    absl::StrCat("expected an answer of at most ", max_bytes, " bytes, got ",
-                                 job.inputs.shape[0], " examples with ", c, " x ", c,
-                                 " covariances; send fewer examples per request"));
+// Refuses an answer that could not be sent: covariances beyond the server's message size, or
+// anything beyond the 2 GiB that a protobuf message can hold.
+absl::Status CheckAnswerSize(const Prepared<PredictOptions>& job, int64_t max_message_bytes) {
+  constexpr double kLargestMessage = 2147483647.0;
+  constexpr double kArraysPerAnswer = 6;
+  const bool covariance = job.options.return_covariance;
+  const double b = job.inputs.shape.empty() ? 1 : static_cast<double>(job.inputs.shape[0]);
+  const double c = static_cast<double>(job.model->info().n_outputs);
+  const double bytes = 4 * b * c * (kArraysPerAnswer + (covariance ? c : 0));
+  const double limit = covariance ? static_cast<double>(max_message_bytes) : kLargestMessage;
+  if (bytes <= limit) return absl::OkStatus();
+  return FieldError(covariance ? "return_covariance" : "inputs.shape[0]",
+                    absl::StrCat("expected an answer of at most ", static_cast<int64_t>(limit),
+                                 " bytes, got about ", bytes, " bytes for ", b, " examples with ",
+                                 c, " outputs; send fewer examples per request"));
 }
 
 double SecondsSince(steady_clock::time_point begin) {

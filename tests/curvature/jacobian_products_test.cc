@@ -169,6 +169,32 @@ TEST(JacobianProductsTest, WorksWithoutDirections) {
   EXPECT_GT(products->g.abs().sum().item<double>(), 0);
 }
 
+TEST(JacobianProductsTest, AClonedNetworkGivesTheSameAnswer) {
+  const Network network = reference::ConvNet(4);
+  const CaptureMask mask = FindCapturedParameters(network);
+  const auto clone = network.Clone();
+  ASSERT_TRUE(clone.ok());
+  const at::Tensor x = RandomNormal({3, 2, 6, 6}, 5);
+  const at::Tensor u = RandomNormal({network.n_parameters(), 4}, 6);
+  const auto original = ComputeJacobianProducts(network, mask, x, u);
+  const auto copied = ComputeJacobianProducts(*clone, mask, x, u);
+  ASSERT_TRUE(copied.ok()) << copied.status();
+  EXPECT_TRUE(at::equal(original->t, copied->t));
+  EXPECT_TRUE(at::equal(original->g, copied->g));
+}
+
+TEST(JacobianProductsTest, AParameterThatIsNoLongerWhereCaptureFoundItIsAnErrorNotAZero) {
+  const Network used = reference::LinearNetwork(4, 3);
+  const Network other = MakeNetwork(
+      MakeModule({{"w", {3, 4}}}, "  return torch.matmul(x, torch.sin(self.w).t())\n", at::kDouble),
+      {4}, 3);
+  const CaptureMask mask = FindCapturedParameters(used);
+  ASSERT_TRUE(mask[0]);
+  const auto products = ComputeJacobianProducts(other, mask, RandomNormal({2, 4}, 1),
+                                                at::zeros({12, 0}, at::kDouble));
+  EXPECT_EQ(products.status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
 TEST(JacobianProductsTest, AnExampleDoesNotDependOnItsNeighbours) {
   const Network network = reference::ConvNet(4);
   const CaptureMask mask = FindCapturedParameters(network);

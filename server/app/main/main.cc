@@ -3,6 +3,8 @@
 // Exit codes: 0 after a drain or an answered --help and the like, 1 if the server could not start,
 // 2 for bad settings, 128 plus the signal's number if a signal came before the server was ready, or
 // again while it drained.
+#include <unistd.h>
+
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -76,6 +78,9 @@ int Serve(const laplace::v1::ServerConfig& config) {
   const absl::Status torch = InitTorchRuntime(threads, config.allow_slow_blas());
   if (!torch.ok()) return Fail(kCannotStart, torch);
 
+  // A file that an earlier run left would tell whoever waits for it that this server is ready.
+  if (!config.address_file().empty()) unlink(config.address_file().c_str());
+
   ServerBackend backend;
   backend.make_model_host = MakeModelHost;
   backend.make_fit_service = MakeFitService;
@@ -108,6 +113,8 @@ int Main(int argc, char** argv) {
     std::fputs(command->output.c_str(), stdout);
     return 0;
   }
+  // Whoever reads our log may go away; that is no reason to end.
+  std::signal(SIGPIPE, SIG_IGN);
   // Executes this program again, before it has started any thread.
   ReexecWithPassiveOpenMp(argv);
   // Debian's Abseil looks for lock cycles on every lock, which costs six times the lock itself.
