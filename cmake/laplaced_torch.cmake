@@ -30,13 +30,14 @@ add_library(laplaced_torch_pch STATIC ${PROJECT_SOURCE_DIR}/server/model/torch_p
 target_link_libraries(laplaced_torch_pch PUBLIC ${TORCH_LIBRARIES} PRIVATE laplaced_warnings)
 target_include_directories(laplaced_torch_pch SYSTEM PUBLIC ${TORCH_INCLUDE_DIRS})
 set_target_properties(laplaced_torch_pch PROPERTIES POSITION_INDEPENDENT_CODE OFF)
-target_compile_options(laplaced_torch_pch PRIVATE -fPIC)
+target_compile_options(laplaced_torch_pch PRIVATE -fPIC -pthread)
 target_precompile_headers(laplaced_torch_pch PRIVATE ${PROJECT_SOURCE_DIR}/server/model/torch_pch.h)
 
 function(laplaced_use_torch TARGET)
   target_link_libraries(${TARGET} PUBLIC laplaced_torch_pch)
   target_precompile_headers(${TARGET} REUSE_FROM laplaced_torch_pch)
-  # A precompiled header serves only code compiled the same way: executables too take -fPIC, not CMake's -fPIE.
+  # A precompiled header serves only code compiled the same way: executables too take -fPIC, not CMake's -fPIE, and all
+  # of it -pthread, which some libraries bring along and others do not.
   set_target_properties(${TARGET} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
-  target_compile_options(${TARGET} PRIVATE -fPIC)
+  target_compile_options(${TARGET} PRIVATE -fPIC -pthread)
 endfunction()

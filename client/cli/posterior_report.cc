@@ -21,12 +21,7 @@ double SpectrumShare(const Posterior& posterior) {
 }
 
 std::string Precision(const Posterior& posterior) {
-  if (posterior.options.prior_precision) {
-    return absl::StrCat(Number(posterior.prior_precision), " (given)");
-  }
-  if (posterior.prior_candidates.empty()) {
-    return absl::StrCat(Number(posterior.prior_precision), " (from weight decay)");
-  }
+  if (posterior.prior_candidates.empty()) return Number(posterior.prior_precision);
   const auto best = std::min_element(
       posterior.prior_candidates.begin(), posterior.prior_candidates.end(),
       [](const auto& a, const auto& b) { return a.validation_nll < b.validation_nll; });

@@ -65,6 +65,7 @@ absl::StatusOr<FitOptions> ToOptions(const FitRequest& request) {
 absl::StatusOr<Dataset> LoadDataset(const DatasetStore& store, const std::string& field,
                                     const std::string& id) {
   auto files = store.Find(id);
+  if (absl::IsInvalidArgument(files.status())) return FieldError(field, files.status().message());
   if (!files.ok()) {
     return absl::Status(files.status().code(), absl::StrCat(field, ": ", files.status().message()));
   }
@@ -116,13 +117,12 @@ class TorchFitService : public FitService {
         CatchTorch("training data", [&] { return CheckFit(*risk, validation, options); }));
 
     PosteriorRecord record = NewRecord(request, options, *model);
-    const bool activate = !request.keep_inactive;
-    return operations_.Start(absl::StrCat("fit ", record.model, "/", record.version),
-                             [this, risk, validation, options, record = std::move(record), model,
-                              activate](OperationHandle& handle) {
-                               return Run(*risk, validation, options, record, *model, activate,
-                                          handle);
-                             });
+    const std::string description = absl::StrCat("fit ", record.model, "/", record.version);
+    return operations_.Start(
+        description, [this, risk, validation, options, record = std::move(record), model,
+                      activate = !request.keep_inactive](OperationHandle& handle) {
+          return Run(*risk, validation, options, record, *model, activate, handle);
+        });
   }
 
   absl::StatusOr<std::vector<PosteriorRecord>> ListPosteriors(const std::string& model,
@@ -134,11 +134,12 @@ class TorchFitService : public FitService {
     for (const std::string& id : ids) {
       auto record = ReadRecord(found, id);
       if (!record.ok()) {
-        record = PosteriorRecord();
-        record->id = id;
-        record->model = found.name;
-        record->version = found.version;
-        record->warnings = {std::string(ReadRecord(found, id).status().message())};
+        PosteriorRecord unreadable;
+        unreadable.id = id;
+        unreadable.model = found.name;
+        unreadable.version = found.version;
+        unreadable.warnings = {std::string(record.status().message())};
+        record = std::move(unreadable);
       }
       record->biased_eigenvalues.clear();
       record->eigenvalues.clear();

@@ -1,0 +1,206 @@
+// The server as a process: start, kill, restart, signals, and the command line against it.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "formats/npy.h"
+#include "tests/integration/world.h"
+#include "tests/support/status_matchers.h"
+
+namespace laplaced::integration {
+namespace {
+
+using laplace::client::PredictRequest;
+using test_support::IsOk;
+
+std::vector<char*> Pointers(std::vector<std::string>& arguments) {
+  std::vector<char*> pointers;
+  for (std::string& argument : arguments) pointers.push_back(argument.data());
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+// A running laplaced; killed when it goes out of scope.
+class ServerProcess {
+ public:
+  explicit ServerProcess(const std::string& root, const std::string& listen = "127.0.0.1:0")
+      : address_file_(root + "/address"), log_(root + "/log") {
+    std::filesystem::remove(address_file_);
+    std::vector<std::string> arguments = {LAPLACED_SERVER_BINARY, "--registry", root,           "--listen",
+                                          listen,                 "--address-file", address_file_};
+    auto pointers = Pointers(arguments);
+    pid_ = fork();
+    if (pid_ == 0) {
+      if (freopen(log_.c_str(), "w", stderr) == nullptr) _exit(126);
+      execv(pointers[0], pointers.data());
+      _exit(127);
+    }
+  }
+  ~ServerProcess() {
+    if (pid_ > 0) {
+      kill(pid_, SIGKILL);
+      Wait();
+    }
+  }
+
+  // The address once it is ready; fails the test when the process ends instead.
+  std::string Address() {
+    for (int i = 0; i < 1200; ++i) {
+      if (std::ifstream file(address_file_); file) {
+        std::string address;
+        if (std::getline(file, address) && !address.empty()) return address;
+      }
+      int status = 0;
+      if (waitpid(pid_, &status, WNOHANG) == pid_) {
+        pid_ = -1;
+        ADD_FAILURE() << "the server ended: " << Log();
+        return "";
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
+    ADD_FAILURE() << "the server was not ready in a minute: " << Log();
+    return "";
+  }
+
+  void Signal(int signal) { kill(pid_, signal); }
+
+  // Exit code, or minus the signal that ended it.
+  int Wait() {
+    int status = 0;
+    waitpid(pid_, &status, 0);
+    pid_ = -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+  }
+
+  std::string Log() const { return test_support::ReadFileBytes(log_); }
+
+ private:
+  std::string address_file_, log_;
+  pid_t pid_ = -1;
+};
+
+class ProcessTest : public ::testing::Test {
+ protected:
+  laplace::client::Prediction Predict(const std::string& address) {
+    PredictRequest request;
+    request.model = "mlp";
+    request.inputs = world_.test_inputs();
+    request.return_covariance = true;
+    auto answer = World::Connect(address)->Predict(request);
+    EXPECT_THAT(answer, IsOk());
+    return answer.ok() ? *answer : laplace::client::Prediction();
+  }
+
+  World world_;
+};
+
+TEST_F(ProcessTest, KillingItBetweenFitAndPredictChangesNoDigit) {
+  laplace::client::Prediction before;
+  {
+    ServerProcess server(world_.root());
+    const std::string address = server.Address();
+    ASSERT_NE(address, "");
+    world_.Fit(*World::Connect(address));
+    before = Predict(address);
+    server.Signal(SIGKILL);
+    EXPECT_EQ(server.Wait(), -SIGKILL);
+  }
+  ServerProcess server(world_.root());
+  const auto after = Predict(server.Address());
+  EXPECT_EQ(before.posterior_id, after.posterior_id);
+  EXPECT_EQ(before.mean, after.mean);
+  EXPECT_EQ(before.functional_covariance, after.functional_covariance);
+  EXPECT_EQ(before.epistemic, after.epistemic);
+  ASSERT_EQ(before.ood_scores.size(), 1u);
+  EXPECT_EQ(before.ood_scores[0].values, after.ood_scores.at(0).values);
+}
+
+TEST_F(ProcessTest, AFitCutShortByAKillIsRecordedAsFailedAndLeavesNoPosterior) {
+  std::string operation;
+  {
+    ServerProcess server(world_.root());
+    const auto client = World::Connect(server.Address());
+    auto request = world_.FitRequest(*client);
+    request.options.rank = 51;
+    request.options.lanczos_tolerance = 1e-14;
+    request.options.max_products = 1000000;
+    const auto started = client->StartFit(request);
+    ASSERT_THAT(started, IsOk());
+    operation = started->id;
+    server.Signal(SIGKILL);
+    server.Wait();
+  }
+  ServerProcess server(world_.root());
+  const auto client = World::Connect(server.Address());
+  const auto record = client->GetOperation(operation);
+  ASSERT_THAT(record, IsOk());
+  EXPECT_EQ(record->state, laplace::client::OperationState::kFailed);
+  EXPECT_EQ(record->error_code, absl::StatusCode::kAborted);
+  EXPECT_TRUE(client->ListPosteriors("mlp")->empty());
+}
+
+TEST_F(ProcessTest, SigtermEndsItCleanlyAndHealthTellsBefore) {
+  ServerProcess server(world_.root());
+  const auto client = World::Connect(server.Address());
+  const auto health = client->Health();
+  ASSERT_THAT(health, IsOk());
+  EXPECT_EQ(*health, laplace::client::HealthState::kServing);
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0) << server.Log();
+}
+
+TEST_F(ProcessTest, ATakenPortIsAStartUpErrorThatNamesIt) {
+  ServerProcess first(world_.root());
+  const std::string address = first.Address();
+  World other;
+  ServerProcess second(other.root(), address);
+  EXPECT_EQ(second.Wait(), 1);
+  EXPECT_THAT(second.Log(), ::testing::HasSubstr(address));
+}
+
+// Runs the command line and returns (exit code, standard output).
+std::pair<int, std::string> RunCli(const std::string& arguments) {
+  const std::string command = std::string(LAPLACE_CLI_BINARY) + " " + arguments + " 2>&1";
+  FILE* pipe = popen(command.c_str(), "r");
+  std::string output;
+  char buffer[4096];
+  for (size_t n = 0; (n = fread(buffer, 1, sizeof(buffer), pipe)) > 0;) output.append(buffer, n);
+  const int status = pclose(pipe);
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, output};
+}
+
+TEST_F(ProcessTest, TheCommandLineDoesTheWholeJob) {
+  ServerProcess server(world_.root());
+  const std::string at = "--server " + server.Address() + " ";
+  const auto save = [&](const std::string& name, const Array& array) {
+    const std::string path = world_.root() + "/" + name;
+    EXPECT_THAT(WriteNpy(path, array), IsOk());
+    return path;
+  };
+  const std::string x = save("x.npy", world_.train_inputs()), y = save("y.npy", world_.train_targets());
+  const std::string test = save("test.npy", world_.test_inputs());
+  const auto expect = [](const std::pair<int, std::string>& result, const std::string& text) {
+    EXPECT_EQ(result.first, 0) << result.second;
+    EXPECT_THAT(result.second, ::testing::HasSubstr(text));
+  };
+  expect(RunCli(at + "health"), "serving");
+  expect(RunCli(at + "models load mlp"), "mlp");
+  expect(RunCli(at + "models ls"), "mlp");
+  expect(RunCli(at + "fit mlp --train " + x + " --train-labels " + y + " --rank 8 --b1 100 --b2 150"), "p-");
+  expect(RunCli(at + "posterior ls mlp"), "p-");
+  expect(RunCli(at + "predict mlp --input " + test + " --limit 5"), "a");
+  expect(RunCli(at + "score mlp --input " + test), "laplace_entropy");
+  const auto missing = RunCli(at + "predict nope --input " + test);
+  EXPECT_EQ(missing.first, 1) << missing.second;
+  EXPECT_THAT(missing.second, ::testing::HasSubstr("nope"));
+}
+
+}  // namespace
+}  // namespace laplaced::integration
