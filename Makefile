@@ -11,7 +11,7 @@ JOBS ?= $(shell nproc)
 
 # Debian packages, by name. Everything that is built or run comes from here.
 BUILD_PACKAGES := g++ make cmake ninja-build ccache mold pkg-config \
-  libtorch-dev libgflags-dev libgoogle-glog-dev libopenblas0-openmp \
+  libtorch-dev libgflags-dev libgoogle-glog-dev libopenblas0-openmp libopenblas-openmp-dev \
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev \
   nlohmann-json3-dev libcli11-dev libspdlog-dev libzip-dev zlib1g-dev libssl-dev
 TEST_PACKAGES := libgtest-dev libgmock-dev clang-format python3-numpy
@@ -31,11 +31,23 @@ define install
 	fi
 endef
 
+# Another BLAS that is installed too may stand in front of OpenBLAS's OpenMP build; LibTorch takes whatever stands in front.
+define choose_blas
+	@for lib in libblas.so.3 liblapack.so.3; do \
+	  triple=$$(gcc -print-multiarch); name=$$lib-$$triple; wanted=/usr/lib/$$triple/openblas-openmp/$$lib; \
+	  [ "$$(readlink -f /etc/alternatives/$$name)" = "$$(readlink -f $$wanted)" ] && continue; \
+	  if [ "$$(id -u)" != 0 ]; then echo "Choose the OpenMP build of OpenBLAS as root: update-alternatives --set $$name $$wanted" >&2; exit 1; fi; \
+	  echo "choosing $$wanted for $$name"; update-alternatives --set $$name $$wanted >/dev/null || exit 1; \
+	done
+endef
+
 deps-build:
 	$(call install,$(BUILD_PACKAGES) $(TEST_PACKAGES))
+	$(choose_blas)
 
 deps-demo: deps-build
 	$(call install,$(DEMO_PACKAGES))
+	$(choose_blas)
 
 $(BUILD)/build.ninja: | deps-build
 	cmake --preset $(PRESET)

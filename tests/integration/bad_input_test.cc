@@ -1,4 +1,5 @@
-// Wrong requests to the real server: the right code, a message that names field, expected and got, and a server that lives.
+// Wrong requests to the real server: the right code, a message that names field, expected and got,
+// and a server that lives.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -59,32 +60,53 @@ TEST_F(BadInputTest, PredictSaysWhatIsWrongWithARequest) {
     const char* message;
   };
   const std::vector<Case> cases = {
-      {"wrong shape", [](auto& r) { r.inputs = Floats({2, 5}); }, StatusCode::kInvalidArgument, "inputs.shape",
-       "expected [B, 4], got [2, 5]"},
-      {"no batch dimension", [](auto& r) { r.inputs = Floats({4}); }, StatusCode::kInvalidArgument, "inputs.shape",
-       "expected [B, 4], got [4]"},
-      {"empty batch", [](auto& r) { r.inputs = Floats({0, 4}); }, StatusCode::kInvalidArgument, "inputs.shape[0]",
-       "at least 1, got 0"},
-      {"too many examples", [](auto& r) { r.inputs = Floats({65, 4}); }, StatusCode::kInvalidArgument, "inputs.shape",
-       "at most 64 examples"},
+      {"wrong shape",
+       [](auto& r) {
+         r.inputs = Floats({2, 5});
+       },
+       StatusCode::kInvalidArgument, "inputs.shape", "expected [B, 4], got [2, 5]"},
+      {"no batch dimension", [](auto& r) { r.inputs = Floats({4}); }, StatusCode::kInvalidArgument,
+       "inputs.shape", "expected [B, 4], got [4]"},
+      {"empty batch",
+       [](auto& r) {
+         r.inputs = Floats({0, 4});
+       },
+       StatusCode::kInvalidArgument, "inputs.shape[0]", "at least 1, got 0"},
+      {"too many examples",
+       [](auto& r) {
+         r.inputs = Floats({65, 4});
+       },
+       StatusCode::kInvalidArgument, "inputs.shape", "at most 64 examples"},
       {"wrong dtype",
        [](auto& r) {
          r.inputs = Array{DType::kUint8, {2, 4}, std::string(8, '\1')};
        },
        StatusCode::kInvalidArgument, "inputs.dtype", "expected float32 or float64, got uint8"},
-      {"not a number", [](auto& r) { r.inputs = Floats({2, 4}, NAN); }, StatusCode::kInvalidArgument, "inputs",
-       "row 0 holds a value that is not finite"},
-      {"infinity", [](auto& r) { r.inputs = Floats({2, 4}, INFINITY); }, StatusCode::kInvalidArgument, "inputs",
-       "not finite"},
-      {"unknown model", [](auto& r) { r.model = "nope"; }, StatusCode::kNotFound, "", "model nope is not loaded"},
-      {"unknown version", [](auto& r) { r.version = 9; }, StatusCode::kNotFound, "", "model mlp/9 is not loaded"},
-      {"negative precision", [](auto& r) { r.prior_precision = -1; }, StatusCode::kInvalidArgument, "prior_precision",
-       "expected a finite number above 0, got -1"},
-      {"precision not a number", [](auto& r) { r.prior_precision = NAN; }, StatusCode::kInvalidArgument,
-       "prior_precision", "finite"},
-      {"unknown score", [](auto& r) { r.ood_scores = {"msp", "magic"}; }, StatusCode::kInvalidArgument, "ood_scores[1]",
-       "laplace_entropy"},
-      {"path as a name", [](auto& r) { r.model = "../../etc"; }, StatusCode::kInvalidArgument, "model", ""},
+      {"not a number",
+       [](auto& r) {
+         r.inputs = Floats({2, 4}, NAN);
+       },
+       StatusCode::kInvalidArgument, "inputs", "row 0 holds a value that is not finite"},
+      {"infinity",
+       [](auto& r) {
+         r.inputs = Floats({2, 4}, INFINITY);
+       },
+       StatusCode::kInvalidArgument, "inputs", "not finite"},
+      {"unknown model", [](auto& r) { r.model = "nope"; }, StatusCode::kNotFound, "",
+       "model nope is not loaded"},
+      {"unknown version", [](auto& r) { r.version = 9; }, StatusCode::kNotFound, "",
+       "model mlp/9 is not loaded"},
+      {"negative precision", [](auto& r) { r.prior_precision = -1; }, StatusCode::kInvalidArgument,
+       "prior_precision", "expected a finite number above 0, got -1"},
+      {"precision not a number", [](auto& r) { r.prior_precision = NAN; },
+       StatusCode::kInvalidArgument, "prior_precision", "finite"},
+      {"unknown score",
+       [](auto& r) {
+         r.ood_scores = {"msp", "magic"};
+       },
+       StatusCode::kInvalidArgument, "ood_scores[1]", "laplace_entropy"},
+      {"path as a name", [](auto& r) { r.model = "../../etc"; }, StatusCode::kInvalidArgument,
+       "model", ""},
   };
   for (const Case& c : cases) {
     PredictRequest request;
@@ -112,13 +134,16 @@ TEST_F(BadInputTest, FitsAreRefusedBeforeTheyStart) {
   const size_t before = client_->ListOperations()->size();
   auto request = world_->FitRequest(*client_);
   request.options.rank = 10000;
-  EXPECT_THAT(client_->StartFit(request), StatusIs(StatusCode::kInvalidArgument, HasSubstr("options.rank")));
+  EXPECT_THAT(client_->StartFit(request),
+              StatusIs(StatusCode::kInvalidArgument, HasSubstr("options.rank")));
   request = world_->FitRequest(*client_);
   request.options.curvature_batch_size = 300;
-  EXPECT_THAT(client_->StartFit(request), StatusIs(StatusCode::kInvalidArgument, HasSubstr("need 400 distinct")));
+  EXPECT_THAT(client_->StartFit(request),
+              StatusIs(StatusCode::kInvalidArgument, HasSubstr("need 400 distinct")));
   request = world_->FitRequest(*client_);
   request.train_dataset_id = "sha256-" + std::string(64, '0');
-  EXPECT_THAT(client_->StartFit(request), StatusIs(StatusCode::kNotFound, HasSubstr("train_dataset_id")));
+  EXPECT_THAT(client_->StartFit(request),
+              StatusIs(StatusCode::kNotFound, HasSubstr("train_dataset_id")));
   request.train_dataset_id = "../../secret";
   EXPECT_THAT(client_->StartFit(request), StatusIs(StatusCode::kInvalidArgument));
   request = world_->FitRequest(*client_);
@@ -134,13 +159,16 @@ TEST_F(BadInputTest, DataThatDoNotFitTheModelAreRefused) {
   const auto dataset = client_->EnsureDataset(world_->train_inputs(), labels);
   ASSERT_THAT(dataset, test_support::IsOk());
   request.train_dataset_id = dataset->id;
-  EXPECT_THAT(client_->StartFit(request),
-              StatusIs(StatusCode::kInvalidArgument, HasSubstr("row 7 has label 3, expected 0 to 2")));
+  EXPECT_THAT(
+      client_->StartFit(request),
+      StatusIs(StatusCode::kInvalidArgument, HasSubstr("row 7 has label 3, expected 0 to 2")));
   EXPECT_THAT(client_->EnsureDataset(Floats({0, 4}), Array{DType::kInt64, {0}, ""}),
               StatusIs(StatusCode::kInvalidArgument));
-  EXPECT_THAT(client_->EnsureDataset(Floats({1, 4}, NAN), Array{DType::kInt64, {1}, std::string(8, '\0')}),
-              StatusIs(StatusCode::kInvalidArgument, HasSubstr("row 0")));
-  EXPECT_THAT(client_->EnsureDataset(Floats({100000, 4}), Array{DType::kInt64, {100000}, std::string(800000, '\0')}),
+  EXPECT_THAT(
+      client_->EnsureDataset(Floats({1, 4}, NAN), Array{DType::kInt64, {1}, std::string(8, '\0')}),
+      StatusIs(StatusCode::kInvalidArgument, HasSubstr("row 0")));
+  EXPECT_THAT(client_->EnsureDataset(Floats({100000, 4}),
+                                     Array{DType::kInt64, {100000}, std::string(800000, '\0')}),
               StatusIs(StatusCode::kResourceExhausted));
 }
 
@@ -151,8 +179,8 @@ TEST_F(BadInputTest, WithoutAPosteriorPredictionSaysHowToGetOne) {
   PredictRequest request;
   request.model = "mlp";
   request.inputs = bare.test_inputs();
-  EXPECT_THAT(client->Predict(request),
-              StatusIs(StatusCode::kFailedPrecondition, HasSubstr("has no active posterior: fit one")));
+  EXPECT_THAT(client->Predict(request), StatusIs(StatusCode::kFailedPrecondition,
+                                                 HasSubstr("has no active posterior: fit one")));
   EXPECT_THAT(client->GetPosterior("mlp"), StatusIs(StatusCode::kFailedPrecondition));
   EXPECT_THAT(client->ActivatePosterior("mlp", 1, "p-none"), StatusIs(StatusCode::kNotFound));
 }
@@ -165,24 +193,27 @@ TEST_F(BadInputTest, CheckpointsThatCannotServeAreRefusedWithTheReason) {
     const char* message;
   };
   const std::vector<Case> cases = {
-      {"11", [](const std::string& f) { std::filesystem::remove(f + "/model.pt"); }, StatusCode::kNotFound,
-       "model.pt is missing"},
-      {"12", [](const std::string& f) { std::filesystem::remove(f + "/model.json"); }, StatusCode::kNotFound,
-       "model.json is missing"},
-      {"13", [](const std::string& f) { test_support::WriteFileBytes(f + "/model.pt", "not a zip"); },
+      {"11", [](const std::string& f) { std::filesystem::remove(f + "/model.pt"); },
+       StatusCode::kNotFound, "model.pt is missing"},
+      {"12", [](const std::string& f) { std::filesystem::remove(f + "/model.json"); },
+       StatusCode::kNotFound, "model.json is missing"},
+      {"13",
+       [](const std::string& f) { test_support::WriteFileBytes(f + "/model.pt", "not a zip"); },
        StatusCode::kFailedPrecondition, "not a readable TorchScript file"},
       {"14", [](const std::string& f) { test_support::WriteFileBytes(f + "/model.json", "{"); },
        StatusCode::kFailedPrecondition, "model.json: expected a JSON object"},
       {"15",
        [](const std::string& f) {
-         test_support::WriteFileBytes(f + "/model.json",
-                                      R"({"likelihood": "categorical", "input": {"shape": [5]}, "n_outputs": 3})");
+         test_support::WriteFileBytes(
+             f + "/model.json",
+             R"({"likelihood": "categorical", "input": {"shape": [5]}, "n_outputs": 3})");
        },
        StatusCode::kFailedPrecondition, "model.pt: cannot use this module"},
       {"16",
        [](const std::string& f) {
-         test_support::WriteFileBytes(f + "/model.json",
-                                      R"({"likelihood": "categorical", "input": {"shape": [4]}, "n_outputs": 7})");
+         test_support::WriteFileBytes(
+             f + "/model.json",
+             R"({"likelihood": "categorical", "input": {"shape": [4]}, "n_outputs": 7})");
        },
        StatusCode::kFailedPrecondition, "expected outputs of shape [3, 7]"},
   };
@@ -193,7 +224,8 @@ TEST_F(BadInputTest, CheckpointsThatCannotServeAreRefusedWithTheReason) {
       std::filesystem::copy_file(world_->ModelFolder() + file, folder + file);
     }
     c.spoil(folder);
-    EXPECT_THAT(client_->LoadModel("spoilt", std::stoll(c.version)), StatusIs(c.code, HasSubstr(c.message)))
+    EXPECT_THAT(client_->LoadModel("spoilt", std::stoll(c.version)),
+                StatusIs(c.code, HasSubstr(c.message)))
         << c.version;
   }
   EXPECT_THAT(client_->LoadModel("nope"), StatusIs(StatusCode::kNotFound));

@@ -8,8 +8,8 @@
 #include <thread>
 
 #include "server/laplace/predictive.h"
-#include "tests/integration/world.h"
 #include "server/registry/posterior_artifact.h"
+#include "tests/integration/world.h"
 #include "tests/reference/dense.h"
 #include "tests/reference/networks.h"
 #include "tests/support/status_matchers.h"
@@ -65,7 +65,8 @@ TEST_F(EndToEndTest, PredictionsAreThoseOfTheDensePosterior) {
   const auto artifact = ReadPosteriorArtifact(world_.PosteriorFolder(id));
   ASSERT_THAT(artifact, IsOk());
   const ArrayView view = *artifact->tensors.Get("directions");
-  const at::Tensor u = at::from_blob(const_cast<void*>(view.data), view.shape, at::kFloat).to(at::kDouble);
+  const at::Tensor u =
+      at::from_blob(const_cast<void*>(view.data), view.shape, at::kFloat).to(at::kDouble);
   EXPECT_LT(Max(at::mm(u.t(), u) - at::eye(u.size(1), at::kDouble)), 1e-5);
 
   // The covariance from its definition, from what GetPosterior says.
@@ -84,8 +85,10 @@ TEST_F(EndToEndTest, PredictionsAreThoseOfTheDensePosterior) {
   const at::Tensor v = at::matmul(at::matmul(j, covariance(delta)), j.transpose(1, 2));
   EXPECT_LT(Max(Floats(prediction->functional_mean, {40, 3}) - f), 1e-5);
   EXPECT_LT(Max(Floats(prediction->functional_covariance, {40, 3, 3}) - v), 2e-4 * Max(v));
-  EXPECT_LT(Max(Floats(prediction->functional_variance, {40, 3}) - v.diagonal(0, 1, 2)), 2e-4 * Max(v));
-  EXPECT_LT(Max(Floats(prediction->mean, {40, 3}) - ProbitProbabilities(f, v.diagonal(0, 1, 2))), 1e-4);
+  EXPECT_LT(Max(Floats(prediction->functional_variance, {40, 3}) - v.diagonal(0, 1, 2)),
+            2e-4 * Max(v));
+  EXPECT_LT(Max(Floats(prediction->mean, {40, 3}) - ProbitProbabilities(f, v.diagonal(0, 1, 2))),
+            1e-4);
   EXPECT_LT(Max(Floats(prediction->map_mean, {40, 3}) - at::softmax(f, 1)), 1e-5);
 
   // Scores use the other prior: n_data * weight_decay.
@@ -93,7 +96,8 @@ TEST_F(EndToEndTest, PredictionsAreThoseOfTheDensePosterior) {
   const at::Tensor v_ood = at::matmul(at::matmul(j, covariance(3.0)), j.transpose(1, 2));
   const at::Tensor trace = v_ood.diagonal(0, 1, 2).sum(1);
   EXPECT_EQ(prediction->ood_scores[2].name, "variance");
-  EXPECT_LT(Max(at::tensor(prediction->ood_scores[2].values, at::kDouble) - trace), 2e-4 * Max(trace));
+  EXPECT_LT(Max(at::tensor(prediction->ood_scores[2].values, at::kDouble) - trace),
+            2e-4 * Max(trace));
 }
 
 TEST_F(EndToEndTest, AnswersAreCompleteAndConsistent) {
@@ -229,8 +233,9 @@ TEST_F(EndToEndTest, ABadNewVersionLeavesTheServedOneAlone) {
   std::filesystem::copy(world_.ModelFolder(), bad, std::filesystem::copy_options::recursive);
   std::filesystem::resize_file(bad + "/model.pt", 500);
   const auto loaded = client->LoadModel("mlp", 2);
-  EXPECT_THAT(loaded, test_support::StatusIs(absl::StatusCode::kFailedPrecondition,
-                                             ::testing::HasSubstr("model.pt: not a readable TorchScript file")));
+  EXPECT_THAT(loaded, test_support::StatusIs(
+                          absl::StatusCode::kFailedPrecondition,
+                          ::testing::HasSubstr("model.pt: not a readable TorchScript file")));
   ExpectSameDigits(*client->Predict(Request()), *before);
   const auto models = client->ListModels();
   ASSERT_EQ(models->size(), 2u);
@@ -249,7 +254,8 @@ TEST_F(EndToEndTest, ADamagedPosteriorIsRefusedAndTheActiveOneGoesOn) {
   std::filesystem::remove(tensors);  // the old file may be mapped
   test_support::WriteFileBytes(tensors, bytes);
   EXPECT_THAT(client->ActivatePosterior("mlp", 1, first),
-              test_support::StatusIs(absl::StatusCode::kDataLoss, ::testing::HasSubstr("tensors.safetensors")));
+              test_support::StatusIs(absl::StatusCode::kDataLoss,
+                                     ::testing::HasSubstr("tensors.safetensors")));
   ExpectSameDigits(*client->Predict(Request()), *before);
 }
 
@@ -277,7 +283,8 @@ TEST_F(EndToEndTest, ACancelledFitLeavesNothingBehind) {
   request.options.lanczos_tolerance = 1e-14;
   request.options.max_products = 1000000;
   int reports = 0;
-  const auto id = client->Fit(request, [&](const laplace::client::Operation&) { return ++reports < 2; });
+  const auto id =
+      client->Fit(request, [&](const laplace::client::Operation&) { return ++reports < 2; });
   EXPECT_THAT(id, test_support::StatusIs(absl::StatusCode::kCancelled));
   EXPECT_TRUE(client->ListPosteriors("mlp")->empty());
   EXPECT_EQ(client->GetModel("mlp")->active_posterior_id, "");

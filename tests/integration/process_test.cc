@@ -33,8 +33,9 @@ class ServerProcess {
   explicit ServerProcess(const std::string& root, const std::string& listen = "127.0.0.1:0")
       : address_file_(root + "/address"), log_(root + "/log") {
     std::filesystem::remove(address_file_);
-    std::vector<std::string> arguments = {LAPLACED_SERVER_BINARY, "--registry", root,           "--listen",
-                                          listen,                 "--address-file", address_file_};
+    std::vector<std::string> arguments = {
+        LAPLACED_SERVER_BINARY, "--registry", root, "--listen", listen,
+        "--address-file",       address_file_};
     auto pointers = Pointers(arguments);
     pid_ = fork();
     if (pid_ == 0) {
@@ -184,7 +185,8 @@ TEST_F(ProcessTest, TheCommandLineDoesTheWholeJob) {
     EXPECT_THAT(WriteNpy(path, array), IsOk());
     return path;
   };
-  const std::string x = save("x.npy", world_.train_inputs()), y = save("y.npy", world_.train_targets());
+  const std::string x = save("x.npy", world_.train_inputs()),
+                    y = save("y.npy", world_.train_targets());
   const std::string test = save("test.npy", world_.test_inputs());
   const auto expect = [](const std::pair<int, std::string>& result, const std::string& text) {
     EXPECT_EQ(result.first, 0) << result.second;
@@ -193,7 +195,9 @@ TEST_F(ProcessTest, TheCommandLineDoesTheWholeJob) {
   expect(RunCli(at + "health"), "serving");
   expect(RunCli(at + "models load mlp"), "mlp");
   expect(RunCli(at + "models ls"), "mlp");
-  expect(RunCli(at + "fit mlp --train " + x + " --train-labels " + y + " --rank 8 --b1 100 --b2 150"), "p-");
+  expect(
+      RunCli(at + "fit mlp --train " + x + " --train-labels " + y + " --rank 8 --b1 100 --b2 150"),
+      "p-");
   expect(RunCli(at + "posterior ls mlp"), "p-");
   expect(RunCli(at + "predict mlp --input " + test + " --limit 5"), "a");
   expect(RunCli(at + "score mlp --input " + test), "laplace_entropy");

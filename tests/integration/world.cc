@@ -14,7 +14,8 @@
 namespace laplaced::integration {
 namespace {
 
-constexpr char kManifest[] = R"({"likelihood": "categorical", "input": {"shape": [4], "dtype": "float32"},
+constexpr char kManifest[] =
+    R"({"likelihood": "categorical", "input": {"shape": [4], "dtype": "float32"},
   "n_outputs": 3, "class_names": ["a", "b", "c"], "n_data": 300, "weight_decay": 0.01})";
 
 torch::jit::Module MakeMlp() {
@@ -24,7 +25,9 @@ torch::jit::Module MakeMlp() {
                                at::kFloat, 5, 1.0);
 }
 
-at::Tensor Inputs(int64_t n, uint64_t seed) { return reference::RandomNormal({n, 4}, seed, at::kFloat); }
+at::Tensor Inputs(int64_t n, uint64_t seed) {
+  return reference::RandomNormal({n, 4}, seed, at::kFloat);
+}
 
 // One label per example, the most likely class after adding Gumbel noise: a draw from softmax(f).
 at::Tensor Labels(const Network& network, const at::Tensor& x, uint64_t seed) {

@@ -1,7 +1,8 @@
-// A registry with a small trained-like classifier in it, its data, and the real server over it, for integration tests.
+// A registry with a small trained-like classifier in it, its data, and the real server over it, for
+// integration tests.
 //
-// The network "mlp" version 1 maps 4 numbers to 3 classes (51 parameters, tanh); its labels are drawn from its own
-// predictions, so a fit makes sense. Failures to set up abort the test program.
+// The network "mlp" version 1 maps 4 numbers to 3 classes (51 parameters, tanh); its labels are
+// drawn from its own predictions, so a fit makes sense. Failures to set up abort the test program.
 #pragma once
 
 #include <memory>
@@ -21,7 +22,9 @@ class World {
 
   const std::string& root() const { return folder_.path(); }
   std::string ModelFolder() const { return root() + "/models/mlp/1"; }
-  std::string PosteriorFolder(const std::string& id) const { return ModelFolder() + "/posteriors/" + id; }
+  std::string PosteriorFolder(const std::string& id) const {
+    return ModelFolder() + "/posteriors/" + id;
+  }
 
   // Starts the server in this process; `Stop` or another Start ends it.
   void Start();
