@@ -33,7 +33,7 @@ endef
 
 # Another BLAS that is installed too may stand in front of OpenBLAS's OpenMP build; LibTorch takes whatever stands in front.
 define choose_blas
-	@for lib in libblas.so.3 liblapack.so.3; do \
+	@for lib in libblas.so.3 liblapack.so.3 libopenblas.so.0; do \
 	  triple=$$(gcc -print-multiarch); name=$$lib-$$triple; wanted=/usr/lib/$$triple/openblas-openmp/$$lib; \
 	  [ "$$(readlink -f /etc/alternatives/$$name)" = "$$(readlink -f $$wanted)" ] && continue; \
 	  if [ "$$(id -u)" != 0 ]; then echo "Choose the OpenMP build of OpenBLAS as root: update-alternatives --set $$name $$wanted" >&2; exit 1; fi; \
@@ -64,10 +64,10 @@ demo: deps-demo build
 SOURCES = $(shell git ls-files '*.cc' '*.h')
 
 format:
-	clang-format -i $(SOURCES)
+	@clang-format -i $(SOURCES)
 
 check-format:
-	clang-format --dry-run -Werror $(SOURCES)
+	@clang-format --dry-run -Werror $(SOURCES)
 
 clean:
 	rm -rf build run

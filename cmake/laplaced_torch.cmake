@@ -21,7 +21,8 @@ foreach(blas_library libblas.so.3 liblapack.so.3)
     message(FATAL_ERROR
       "${blas_library} is not the OpenMP build of OpenBLAS, so linear algebra would be several to 40 times slower.\n"
       "Install it:  apt-get install libopenblas0-openmp\n"
-      "If another BLAS is installed too, choose it:  update-alternatives --config ${blas_library}-x86_64-linux-gnu")
+      "If another BLAS is installed too, choose it for libblas.so.3, liblapack.so.3 and libopenblas.so.0:\n"
+      "  update-alternatives --config NAME-x86_64-linux-gnu   (make deps-build does it)")
   endif()
 endforeach()
 unset(CMAKE_REQUIRED_LIBRARIES)
