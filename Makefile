@@ -2,6 +2,7 @@
 #
 #   make demo     installs what is missing, builds, serves and fits a real network, prints a table, stops the server
 #   make test     installs what is missing, builds, runs every test
+#   make bench    what an exact predictive costs, beside the usual way (minutes; wants a quiet machine)
 #   make build    server (build/release/server/app/laplaced) and client (build/release/client/cli/laplace)
 #   make format   rewrites sources with clang-format; make check-format only looks
 
@@ -14,10 +15,10 @@ BUILD_PACKAGES := g++ make cmake ninja-build ccache mold pkg-config \
   libtorch-dev libgflags-dev libgoogle-glog-dev libopenblas0-openmp libopenblas-openmp-dev \
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev \
   nlohmann-json3-dev libcli11-dev libspdlog-dev libzip-dev zlib1g-dev libssl-dev
-TEST_PACKAGES := libgtest-dev libgmock-dev clang-format python3-numpy
+TEST_PACKAGES := libgtest-dev libgmock-dev libbenchmark-dev clang-format python3-numpy
 DEMO_PACKAGES := dataset-fashion-mnist python3-sklearn
 
-.PHONY: all build test demo format check-format clean deps-build deps-demo
+.PHONY: all build test bench demo format check-format clean deps-build deps-demo
 
 all: build
 
@@ -57,6 +58,9 @@ build: deps-build $(BUILD)/build.ninja
 
 test: deps-demo build
 	ctest --preset $(PRESET)
+
+bench: build
+	$(BUILD)/tests/bench/bench_predictive
 
 demo: deps-demo build
 	client/demo/demo.sh $(BUILD)

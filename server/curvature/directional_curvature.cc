@@ -40,7 +40,7 @@ ExampleCurvature CurvaturePerExample(const JacobianProducts& products,
 }
 
 absl::StatusOr<DirectionalCurvature> MeasureCurvature(const EmpiricalRisk& risk,
-                                                      const CaptureMask& mask,
+                                                      const CapturePlan& plan,
                                                       const at::Tensor& rows,
                                                       const at::Tensor& directions,
                                                       const ProgressFn& progress) {
@@ -53,7 +53,7 @@ absl::StatusOr<DirectionalCurvature> MeasureCurvature(const EmpiricalRisk& risk,
       const at::Tensor x =
           risk.NetworkInput(risk.data.inputs.index_select(0, rows.narrow(0, begin, count)));
       LAPLACED_ASSIGN_OR_RETURN(const JacobianProducts products,
-                                ComputeJacobianProducts(risk.network, mask, x, directions));
+                                ComputeJacobianProducts(risk.network, plan, x, directions));
       const ExampleCurvature curvature = CurvaturePerExample(products, risk.likelihood);
       along.Add(curvature.along);
       trace.Add(curvature.trace.unsqueeze(1));

@@ -45,7 +45,7 @@ ExampleCurvature CurvaturePerExample(const JacobianProducts& products,
 
 // Over the examples `rows` [n] of the risk's data; `directions` [P, K] in the network's precision.
 absl::StatusOr<DirectionalCurvature> MeasureCurvature(const EmpiricalRisk& risk,
-                                                      const CaptureMask& mask,
+                                                      const CapturePlan& plan,
                                                       const at::Tensor& rows,
                                                       const at::Tensor& directions,
                                                       const ProgressFn& progress = nullptr);

@@ -1,5 +1,7 @@
 #include "server/curvature/jacobian_products.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <map>
 
@@ -10,8 +12,8 @@ namespace {
 
 // Adds the share of some parameters: jacobian [b, C, p], their rows of U [p, K]; t and g are the
 // slices of b examples.
-void Accumulate(const at::Tensor& jacobian, const at::Tensor& directions, at::Tensor t,
-                at::Tensor g) {
+void Accumulate(const at::Tensor& jacobian, const at::Tensor& directions, const at::Tensor& t,
+                const at::Tensor& g) {
   const int64_t b = jacobian.size(0), c = jacobian.size(1), p = jacobian.size(2);
   g.add_(at::bmm(jacobian, jacobian.transpose(1, 2)));
   if (directions.size(1) > 0) {
@@ -24,10 +26,24 @@ struct Contribution {
   std::vector<std::pair<size_t, const ParameterUse*>> uses;  // (node, use)
 };
 
+// The whole share of one parameter for examples [begin, begin + count).
+void AddTile(const Contribution& contribution, const std::vector<NodeGradients>& grads,
+             const at::Tensor& u, int64_t begin, int64_t count, const JacobianProducts& products) {
+  const at::Tensor t = products.t.narrow(0, begin, count), g = products.g.narrow(0, begin, count);
+  at::Tensor jacobian;
+  for (const auto& [node, use] : contribution.uses) {
+    const at::Tensor tile = grads[node].Tile(begin, count);
+    if (contribution.uses.size() == 1 && use->AddProducts(tile, begin, count, u, t, g)) return;
+    const at::Tensor part = use->Jacobian(tile, begin, count);
+    jacobian = jacobian.defined() ? jacobian + part : part;
+  }
+  Accumulate(jacobian, u, t, g);
+}
+
 void AddCaptured(const Network& network, const CapturedForward& forward,
                  const at::Tensor& directions, const JacobianOptions& options,
-                 JacobianProducts& products) {
-  const std::vector<at::Tensor> grads = forward.OutputGradients();
+                 const JacobianProducts& products) {
+  const std::vector<NodeGradients> grads = forward.OutputGradients();
   std::map<size_t, Contribution> by_parameter;
   for (size_t n = 0; n < forward.nodes.size(); ++n) {
     if (!grads[n].defined()) continue;
@@ -36,58 +52,82 @@ void AddCaptured(const Network& network, const CapturedForward& forward,
     }
   }
   const int64_t batch = products.f.size(0), c = products.f.size(1);
-  for (const auto& [index, contribution] : by_parameter) {
-    const Parameter& parameter = network.parameters()[index];
+  for (const auto& item : by_parameter) {
+    const Contribution& contribution = item.second;
+    const Parameter& parameter = network.parameters()[item.first];
     const int64_t numel = parameter.value.numel();
     const at::Tensor u = directions.narrow(0, parameter.offset, numel);
-    const int64_t tile = std::max<int64_t>(
-        1, options.tile_bytes / std::max<int64_t>(1, c * numel * parameter.value.element_size()));
-    for (int64_t begin = 0; begin < batch; begin += tile) {
-      const int64_t count = std::min(tile, batch - begin);
-      at::Tensor jacobian;
-      for (const auto& [node, use] : contribution.uses) {
-        const at::Tensor part = use->Jacobian(grads[node], begin, count);
-        jacobian = jacobian.defined() ? jacobian + part : part;
+    const int64_t bytes = std::max<int64_t>(1, c * numel * parameter.value.element_size());
+    // Enough tiles for all threads, none larger than a tile may be.
+    const int64_t share = (batch + at::get_num_threads() - 1) / at::get_num_threads();
+    const int64_t tile = std::clamp<int64_t>(options.tile_bytes / bytes, 1, share);
+    const int64_t tiles = (batch + tile - 1) / tile;
+    const auto run = [&](int64_t first, int64_t last) {
+      at::NoGradGuard no_grad;  // kept per thread
+      for (int64_t i = first; i < last; ++i) {
+        AddTile(contribution, grads, u, i * tile, std::min(tile, batch - i * tile), products);
       }
-      Accumulate(jacobian, u, products.t.narrow(0, begin, count),
-                 products.g.narrow(0, begin, count));
+    };
+    if (tiles == 1) {
+      run(0, 1);
+    } else {
+      at::parallel_for(0, tiles, 1, run);
     }
   }
 }
 
-void AddGeneric(const Network& network, const CaptureMask& mask, const at::Tensor& x,
-                const at::Tensor& directions, JacobianProducts& products) {
+void AddGeneric(const Network& network, const CapturePlan& plan, const at::Tensor& x,
+                const at::Tensor& directions, const JacobianProducts& products) {
   std::vector<at::Tensor> rows;
-  for (size_t i = 0; i < mask.size(); ++i) {
+  for (size_t i = 0; i < plan.captured.size(); ++i) {
     const Parameter& parameter = network.parameters()[i];
-    if (!mask[i]) rows.push_back(directions.narrow(0, parameter.offset, parameter.value.numel()));
+    if (!plan.captured[i])
+      rows.push_back(directions.narrow(0, parameter.offset, parameter.value.numel()));
   }
   if (rows.empty()) return;
   const at::Tensor u = at::cat(rows);
   for (int64_t n = 0; n < x.size(0); ++n) {
-    const at::Tensor jacobian = GenericJacobian(network, x.narrow(0, n, 1), mask).unsqueeze(0);
+    const at::Tensor jacobian = GenericJacobian(network, x.narrow(0, n, 1), plan).unsqueeze(0);
     Accumulate(jacobian, u, products.t.narrow(0, n, 1), products.g.narrow(0, n, 1));
   }
+}
+
+JacobianProducts ComputeBlock(const Network& network, const CapturePlan& plan, const at::Tensor& x,
+                              const at::Tensor& directions, const JacobianOptions& options) {
+  const int64_t b = x.size(0), c = network.n_outputs();
+  const CapturedForward forward = ForwardCaptured(network, x, plan, b * c <= options.repeat_limit);
+  JacobianProducts products;
+  products.f = forward.Outputs();
+  products.t = at::zeros({b, c, directions.size(1)}, at::kDouble);
+  products.g = at::zeros({b, c, c}, at::kDouble);
+  AddCaptured(network, forward, directions, options, products);
+  AddGeneric(network, plan, x, directions, products);
+  return products;
 }
 
 }  // namespace
 
 absl::StatusOr<JacobianProducts> ComputeJacobianProducts(const Network& network,
-                                                         const CaptureMask& mask,
+                                                         const CapturePlan& plan,
                                                          const at::Tensor& x,
                                                          const at::Tensor& directions,
                                                          const JacobianOptions& options) {
   return CatchTorch("functional variance", [&]() -> absl::StatusOr<JacobianProducts> {
     at::NoGradGuard no_grad;
-    const CapturedForward forward = ForwardCaptured(network, x, mask);
-    JacobianProducts products;
-    products.f = forward.outputs.detach();
-    const int64_t b = products.f.size(0), c = products.f.size(1);
-    products.t = at::zeros({b, c, directions.size(1)}, at::kDouble);
-    products.g = at::zeros({b, c, c}, at::kDouble);
-    AddCaptured(network, forward, directions, options, products);
-    AddGeneric(network, mask, x, directions, products);
-    return products;
+    const int64_t per_example = plan.gradient_numel * network.n_outputs() * x.element_size();
+    const int64_t block = std::clamp<int64_t>(
+        options.gradient_bytes / std::max<int64_t>(1, per_example), 1, x.size(0));
+    if (block == x.size(0)) return ComputeBlock(network, plan, x, directions, options);
+    std::vector<at::Tensor> f, t, g;
+    for (int64_t begin = 0; begin < x.size(0); begin += block) {
+      const int64_t count = std::min(block, x.size(0) - begin);
+      const JacobianProducts part =
+          ComputeBlock(network, plan, x.narrow(0, begin, count), directions, options);
+      f.push_back(part.f);
+      t.push_back(part.t);
+      g.push_back(part.g);
+    }
+    return JacobianProducts{at::cat(f), at::cat(t), at::cat(g)};
   });
 }
 

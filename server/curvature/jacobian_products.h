@@ -26,13 +26,15 @@ struct JacobianProducts {
 };
 
 struct JacobianOptions {
-  int64_t tile_bytes = 32 << 20;
+  int64_t tile_bytes = 8 << 20;
+  int64_t gradient_bytes = 240 << 20;
+  int64_t repeat_limit = 40;  // repeat examples while batch * C is at most this
 };
 
 // `x` [B, input_shape...] in the network's precision; `directions` [P, K], K >= 0, likewise,
 // row-major.
 absl::StatusOr<JacobianProducts> ComputeJacobianProducts(const Network& network,
-                                                         const CaptureMask& mask,
+                                                         const CapturePlan& plan,
                                                          const at::Tensor& x,
                                                          const at::Tensor& directions,
                                                          const JacobianOptions& options = {});

@@ -136,7 +136,7 @@ absl::Status CheckFit(const EmpiricalRisk& risk, const Dataset& validation,
   return absl::OkStatus();
 }
 
-absl::StatusOr<FitResult> RunFit(const EmpiricalRisk& risk, const CaptureMask& mask,
+absl::StatusOr<FitResult> RunFit(const EmpiricalRisk& risk, const CapturePlan& plan,
                                  const Dataset& validation, const FitOptions& options,
                                  const FitProgressFn& progress) {
   return CatchTorch("fit", [&]() -> absl::StatusOr<FitResult> {
@@ -185,7 +185,7 @@ absl::StatusOr<FitResult> RunFit(const EmpiricalRisk& risk, const CaptureMask& m
     posterior.directions = pairs.vectors.to(risk.network.dtype()).contiguous();
     LAPLACED_ASSIGN_OR_RETURN(
         const DirectionalCurvature curvature,
-        MeasureCurvature(risk, mask, batches[two ? 1 : 0], posterior.directions,
+        MeasureCurvature(risk, plan, batches[two ? 1 : 0], posterior.directions,
                          PhaseProgress(progress, "curvature", 0.6, 0.75)));
     result.curvature_seconds = curvature_time.Seconds();
     posterior.curvature = two ? curvature.values : pairs.values.clamp_min(0);
@@ -209,7 +209,7 @@ absl::StatusOr<FitResult> RunFit(const EmpiricalRisk& risk, const CaptureMask& m
       }
       LAPLACED_ASSIGN_OR_RETURN(
           result.validation,
-          Linearize(risk, mask, validation.Slice(0, std::min(limit, validation.size())),
+          Linearize(risk, plan, validation.Slice(0, std::min(limit, validation.size())),
                     posterior.directions, PhaseProgress(progress, "validation", 0.75, 0.95)));
       result.validation_nll_map =
           risk.likelihood.Loss(result.validation.f, result.validation.targets)

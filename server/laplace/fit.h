@@ -76,7 +76,7 @@ absl::Status CheckFit(const EmpiricalRisk& risk, const Dataset& validation,
                       const FitOptions& options);
 
 // `validation` may be empty. REQUIRES: CheckFit is OK.
-absl::StatusOr<FitResult> RunFit(const EmpiricalRisk& risk, const CaptureMask& mask,
+absl::StatusOr<FitResult> RunFit(const EmpiricalRisk& risk, const CapturePlan& plan,
                                  const Dataset& validation, const FitOptions& options,
                                  const FitProgressFn& progress);
 

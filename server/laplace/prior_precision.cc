@@ -9,7 +9,7 @@
 
 namespace laplaced {
 
-absl::StatusOr<LinearizedData> Linearize(const EmpiricalRisk& risk, const CaptureMask& mask,
+absl::StatusOr<LinearizedData> Linearize(const EmpiricalRisk& risk, const CapturePlan& plan,
                                          const Dataset& data, const at::Tensor& directions,
                                          const ProgressFn& progress) {
   return CatchTorch("validation data", [&]() -> absl::StatusOr<LinearizedData> {
@@ -19,7 +19,7 @@ absl::StatusOr<LinearizedData> Linearize(const EmpiricalRisk& risk, const Captur
       const int64_t end = std::min(begin + chunk, data.size());
       const at::Tensor x = risk.NetworkInput(data.inputs.narrow(0, begin, end - begin));
       LAPLACED_ASSIGN_OR_RETURN(const JacobianProducts products,
-                                ComputeJacobianProducts(risk.network, mask, x, directions));
+                                ComputeJacobianProducts(risk.network, plan, x, directions));
       f.push_back(products.f.to(at::kDouble));
       t.push_back(products.t.to(at::kFloat));
       g.push_back(products.g);

@@ -29,7 +29,7 @@ struct LinearizedData {
 };
 
 // One pass over `data`.
-absl::StatusOr<LinearizedData> Linearize(const EmpiricalRisk& risk, const CaptureMask& mask,
+absl::StatusOr<LinearizedData> Linearize(const EmpiricalRisk& risk, const CapturePlan& plan,
                                          const Dataset& data, const at::Tensor& directions,
                                          const ProgressFn& progress = nullptr);
 

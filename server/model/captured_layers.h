@@ -17,11 +17,17 @@
 
 namespace laplaced {
 
+// How the rows of a node's input belong to examples.
+struct BatchLayout {
+  int64_t examples;  // B
+  int64_t copies;    // how often each example stands in the batch, one after the other
+};
+
 // How `node` uses the parameter at the end of its edge number `edge`; null if the kind of node or
-// the role is unknown. `transposed` says that the parameter passes through t() on its way; `batch`
-// is the number of examples.
+// the role is unknown. `transposed` says that the parameter passes through t() on its way.
 std::shared_ptr<ParameterUse> MakeParameterUse(const std::shared_ptr<torch::autograd::Node>& node,
-                                               uint32_t edge, bool transposed, int64_t batch,
+                                               uint32_t edge, bool transposed,
+                                               const BatchLayout& layout,
                                                const at::Tensor& parameter);
 
 }  // namespace laplaced

@@ -48,8 +48,8 @@ struct FoundUse {
   std::shared_ptr<ParameterUse> use;  // null: the node is of no known kind
 };
 
-// Every use of every parameter in the graph behind `outputs`.
-std::vector<FoundUse> FindUses(const Network& network, const at::Tensor& outputs) {
+// Every use of every parameter in the graph behind `outputs`, of `batch` examples.
+std::vector<FoundUse> FindUses(const Network& network, const at::Tensor& outputs, int64_t batch) {
   std::unordered_map<c10::TensorImpl*, size_t> index;
   for (size_t i = 0; i < network.parameters().size(); ++i) {
     index[network.parameters()[i].value.unsafeGetTensorImpl()] = i;
@@ -72,9 +72,10 @@ std::vector<FoundUse> FindUses(const Network& network, const at::Tensor& outputs
       }
       const auto it = index.find(behind.parameter);
       if (it == index.end()) continue;
-      found.push_back({node, it->second,
-                       MakeParameterUse(node, i, behind.transposed, outputs.size(0),
-                                        network.parameters()[it->second].value)});
+      found.push_back(
+          {node, it->second,
+           MakeParameterUse(node, i, behind.transposed, {batch, outputs.size(0) / batch},
+                            network.parameters()[it->second].value)});
     }
   }
   return found;
@@ -104,42 +105,51 @@ std::vector<at::Tensor> RowsOfJacobian(const at::Tensor& outputs,
 
 }  // namespace
 
-std::vector<at::Tensor> CapturedForward::OutputGradients() const {
+at::Tensor CapturedForward::Outputs() const {
+  const at::Tensor f = outputs.detach();
+  return repeated ? f.view({batch, f.size(1), f.size(1)}).select(1, 0) : f;
+}
+
+std::vector<NodeGradients> CapturedForward::OutputGradients() const {
+  if (nodes.empty()) return {};
   const int64_t c = outputs.size(1);
   torch::autograd::edge_list edges;
   for (const Node& node : nodes) edges.push_back(node.edge);
-  std::vector<std::vector<at::Tensor>> per_node(nodes.size());
-  if (nodes.empty()) return {};
   const torch::autograd::edge_list roots = {
       torch::autograd::Edge(outputs.grad_fn(), outputs.output_nr())};
-  for (int64_t k = 0; k < c; ++k) {
-    at::Tensor s = at::zeros(outputs.sizes(), outputs.options().requires_grad(false));
-    s.select(1, k).fill_(1);
-    const auto grads = torch::autograd::Engine::get_default_engine().execute(
+  const auto reverse = [&](const at::Tensor& s) {
+    return torch::autograd::Engine::get_default_engine().execute(
         roots, {s}, /*keep_graph=*/true, /*create_graph=*/false, /*accumulate_grad=*/false, edges);
+  };
+  const at::TensorOptions options = outputs.options().requires_grad(false);
+  std::vector<NodeGradients> gradients;
+  if (repeated) {
+    const auto grads = reverse(at::eye(c, options).repeat({batch, 1}));
+    for (const at::Tensor& grad : grads) gradients.emplace_back(grad, batch, c);
+    return gradients;
+  }
+  std::vector<std::vector<at::Tensor>> per_node(nodes.size());
+  for (int64_t k = 0; k < c; ++k) {
+    at::Tensor s = at::zeros(outputs.sizes(), options);
+    s.select(1, k).fill_(1);
+    const auto grads = reverse(s);
     for (size_t i = 0; i < nodes.size(); ++i) per_node[i].push_back(grads[i]);
   }
-  std::vector<at::Tensor> stacked(nodes.size());
-  for (size_t i = 0; i < nodes.size(); ++i) {
-    const auto present = std::find_if(per_node[i].begin(), per_node[i].end(),
-                                      [](const at::Tensor& t) { return t.defined(); });
-    if (present == per_node[i].end()) continue;
-    for (at::Tensor& t : per_node[i]) {
-      if (!t.defined()) t = at::zeros_like(*present);
-    }
-    stacked[i] = at::stack(per_node[i], 1);
-  }
-  return stacked;
+  for (auto& grads : per_node) gradients.emplace_back(std::move(grads), batch);
+  return gradients;
 }
 
 CapturedForward ForwardCaptured(const Network& network, const at::Tensor& x,
-                                const CaptureMask& mask) {
+                                const CapturePlan& plan, bool repeat) {
   CapturedForward forward;
-  forward.outputs = network.ForwardWithGraph(x);
+  forward.batch = x.size(0);
+  forward.repeated = repeat;
+  forward.outputs =
+      network.ForwardWithGraph(repeat ? x.repeat_interleave(network.n_outputs(), 0) : x);
   std::unordered_map<torch::autograd::Node*, size_t> position;
-  CaptureMask missing = mask;
-  for (FoundUse& found : FindUses(network, forward.outputs)) {
-    if (!mask[found.parameter]) continue;
+  std::vector<bool> missing = plan.captured;
+  for (FoundUse& found : FindUses(network, forward.outputs, forward.batch)) {
+    if (!plan.captured[found.parameter]) continue;
     TORCH_CHECK(found.use != nullptr, "parameter ", network.parameters()[found.parameter].name,
                 " is used differently than when the model was loaded");
     missing[found.parameter] = false;
@@ -154,52 +164,63 @@ CapturedForward ForwardCaptured(const Network& network, const at::Tensor& x,
   return forward;
 }
 
-at::Tensor GenericJacobian(const Network& network, const at::Tensor& x, const CaptureMask& mask) {
+at::Tensor GenericJacobian(const Network& network, const at::Tensor& x, const CapturePlan& plan) {
   std::vector<at::Tensor> leaves;
-  for (size_t i = 0; i < mask.size(); ++i) {
-    if (!mask[i]) leaves.push_back(network.parameters()[i].value);
+  for (size_t i = 0; i < plan.captured.size(); ++i) {
+    if (!plan.captured[i]) leaves.push_back(network.parameters()[i].value);
   }
   return at::cat(RowsOfJacobian(network.ForwardWithGraph(x), leaves), 1);
 }
 
-CaptureMask FindCapturedParameters(const Network& network) {
+CapturePlan FindCapturedParameters(const Network& network) {
   at::NoGradGuard no_grad;
   constexpr int64_t kBatch = 3;
   const at::Tensor x = network.TrialInputs(kBatch);
   const at::Tensor outputs = network.ForwardWithGraph(x);
-  CaptureMask mask(network.parameters().size(), true);
-  std::vector<bool> used(mask.size(), false);
-  for (const FoundUse& found : FindUses(network, outputs)) {
+  CapturePlan plan;
+  plan.captured.assign(network.parameters().size(), true);
+  std::vector<bool> used(plan.captured.size(), false);
+  for (const FoundUse& found : FindUses(network, outputs, kBatch)) {
     used[found.parameter] = true;
-    if (found.use == nullptr) mask[found.parameter] = false;
+    if (found.use == nullptr) plan.captured[found.parameter] = false;
   }
-  for (size_t i = 0; i < mask.size(); ++i) mask[i] = mask[i] && used[i];
+  for (size_t i = 0; i < used.size(); ++i) plan.captured[i] = plan.captured[i] && used[i];
 
   // Trust, but verify: the captured gradients against plain reverse passes, example by example.
-  const CapturedForward forward = ForwardCaptured(network, x, mask);
-  const std::vector<at::Tensor> grads = forward.OutputGradients();
-  std::vector<at::Tensor> captured(mask.size());
-  for (size_t n = 0; n < forward.nodes.size(); ++n) {
-    if (!grads[n].defined()) continue;
-    for (const auto& [parameter, use] : forward.nodes[n].uses) {
-      const at::Tensor jacobian = use->Jacobian(grads[n], 0, kBatch);
-      captured[parameter] =
-          captured[parameter].defined() ? captured[parameter] + jacobian : jacobian;
-    }
-  }
   std::vector<at::Tensor> leaves;
   for (const Parameter& p : network.parameters()) leaves.push_back(p.value);
-  const double tolerance = network.dtype() == at::kDouble ? 1e-9 : 1e-3;
+  std::vector<std::vector<at::Tensor>> expected;
   for (int64_t b = 0; b < kBatch; ++b) {
-    const auto rows = RowsOfJacobian(network.ForwardWithGraph(x.narrow(0, b, 1)), leaves);
-    for (size_t i = 0; i < mask.size(); ++i) {
-      if (!mask[i]) continue;
-      const at::Tensor mine = captured[i].defined() ? captured[i][b] : at::zeros_like(rows[i]);
-      const double scale = rows[i].abs().max().item<double>();
-      if (!((mine - rows[i]).abs().max().item<double>() <= tolerance * scale)) mask[i] = false;
+    expected.push_back(RowsOfJacobian(network.ForwardWithGraph(x.narrow(0, b, 1)), leaves));
+  }
+  const double tolerance = network.dtype() == at::kDouble ? 1e-9 : 1e-3;
+  for (const bool repeat : {false, true}) {
+    const CapturedForward forward = ForwardCaptured(network, x, plan, repeat);
+    const std::vector<NodeGradients> grads = forward.OutputGradients();
+    std::vector<at::Tensor> captured(plan.captured.size());
+    plan.gradient_numel = 0;
+    for (size_t n = 0; n < forward.nodes.size(); ++n) {
+      if (!grads[n].defined()) continue;
+      const at::Tensor tile = grads[n].Tile(0, kBatch);
+      plan.gradient_numel += tile.numel() / (kBatch * network.n_outputs());
+      for (const auto& [parameter, use] : forward.nodes[n].uses) {
+        const at::Tensor jacobian = use->Jacobian(tile, 0, kBatch);
+        captured[parameter] =
+            captured[parameter].defined() ? captured[parameter] + jacobian : jacobian;
+      }
+    }
+    for (int64_t b = 0; b < kBatch; ++b) {
+      for (size_t i = 0; i < plan.captured.size(); ++i) {
+        if (!plan.captured[i]) continue;
+        const at::Tensor& row = expected[b][i];
+        const at::Tensor mine = captured[i].defined() ? captured[i][b] : at::zeros_like(row);
+        const double scale = row.abs().max().item<double>();
+        if (!((mine - row).abs().max().item<double>() <= tolerance * scale))
+          plan.captured[i] = false;
+      }
     }
   }
-  return mask;
+  return plan;
 }
 
 }  // namespace laplaced

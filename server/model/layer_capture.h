@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "server/model/network.h"
+#include "server/model/node_gradients.h"
 
 namespace laplaced {
 
@@ -30,37 +31,60 @@ namespace laplaced {
 class ParameterUse {
  public:
   virtual ~ParameterUse() = default;
-  // REQUIRES: gradient mode is off (saved inputs carry history). Per-example gradients for examples
-  // [begin, begin + count): grads [B, C, ...] at the node's output -> [count, C, numel].
+
+  // REQUIRES for both: gradient mode is off (saved inputs carry history). `grads` [count, C, ...]
+  // are the gradients at the node's output of examples [begin, begin + count).
+
+  // Per-example gradients, [count, C, numel].
   virtual at::Tensor Jacobian(const at::Tensor& grads, int64_t begin, int64_t count) const = 0;
+
+  // Adds J U to t [count, C, K] and J J' to g [count, C, C] without forming J, for the parameter's
+  // rows u [numel, K] of the directions. False, with nothing added, if this kind of layer has no
+  // such closed form.
+  virtual bool AddProducts(const at::Tensor& /*grads*/, int64_t /*begin*/, int64_t /*count*/,
+                           const at::Tensor& /*u*/, const at::Tensor& /*t*/,
+                           const at::Tensor& /*g*/) const {
+    return false;
+  }
+};
+
+// What was decided for a network once.
+struct CapturePlan {
+  std::vector<bool> captured;  // for each parameter
+  int64_t gradient_numel =
+      0;  // elements that one example's gradient has at all captured nodes together
 };
 
 // A forward pass with the uses of all parameters that are wanted and found.
 struct CapturedForward {
-  at::Tensor outputs;  // f, [B, C], with graph
+  at::Tensor
+      outputs;  // f, [B, C], with graph; [B * C, C] if every example stands in the batch C times
+  int64_t batch = 0;  // B
+  bool repeated = false;
   struct Node {
     torch::autograd::Edge edge;  // where the engine hands over the gradient
     std::vector<std::pair<size_t, std::shared_ptr<ParameterUse>>> uses;  // (parameter index, use)
   };
   std::vector<Node> nodes;
 
-  // Gradients of every output at every node: for each node [B, C, ...] (undefined where no gradient
-  // arrives).
-  std::vector<at::Tensor> OutputGradients() const;
+  // f, [B, C], without graph.
+  at::Tensor Outputs() const;
+  // For each node, by one reverse pass per output, or by one in all if the examples are repeated.
+  std::vector<NodeGradients> OutputGradients() const;
 };
 
-// For each parameter of the network whether it is captured.
-using CaptureMask = std::vector<bool>;
-
-// Runs the network on x and captures the parameters whose mask is set.
+// Runs the network on x and captures the parameters that the plan says. With `repeat`, every
+// example goes through the network once per output, which makes one reverse pass do for all
+// outputs: faster for a few examples, where the cost of starting operations counts more than their
+// work.
 CapturedForward ForwardCaptured(const Network& network, const at::Tensor& x,
-                                const CaptureMask& mask);
+                                const CapturePlan& plan, bool repeat = false);
 
-// Decides the mask for a network; see above.
-CaptureMask FindCapturedParameters(const Network& network);
+// Decides the plan for a network; see above.
+CapturePlan FindCapturedParameters(const Network& network);
 
-// Gradients of every output of a single example, x [1, input_shape...], for the parameters whose
-// mask is *not* set, concatenated in parameter order: [C, sum of their numel]. The generic path.
-at::Tensor GenericJacobian(const Network& network, const at::Tensor& x, const CaptureMask& mask);
+// Gradients of every output of a single example, x [1, input_shape...], for the parameters that are
+// *not* captured, concatenated in parameter order: [C, sum of their numel]. The generic path.
+at::Tensor GenericJacobian(const Network& network, const at::Tensor& x, const CapturePlan& plan);
 
 }  // namespace laplaced

@@ -54,7 +54,7 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const Repository& r
                      " (the checkpoint's parameters), got ", manifest.input_dtype));
   }
   return CatchTorch(kCheckpointFile, [&]() -> absl::StatusOr<std::shared_ptr<const LoadedModel>> {
-    CaptureMask capture = FindCapturedParameters(network);
+    CapturePlan capture = FindCapturedParameters(network);
     ModelInfo info;
     info.name = version.name;
     info.version = version.version;
@@ -74,8 +74,8 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const Repository& r
         info.likelihood == LikelihoodKind::kGaussian ? manifest.likelihood.sigma_noise : 0;
     info.checkpoint_sha256 = sha256;
     info.description = manifest.description;
-    for (size_t i = 0; i < capture.size(); ++i) {
-      (capture[i] ? info.captured_parameters : info.generic_parameters)
+    for (size_t i = 0; i < capture.captured.size(); ++i) {
+      (capture.captured[i] ? info.captured_parameters : info.generic_parameters)
           .push_back(network.parameters()[i].name);
     }
     return std::make_shared<const LoadedModel>(

@@ -16,7 +16,7 @@ namespace laplaced {
 struct LoadedModel {
   Manifest manifest;
   Network network;
-  CaptureMask capture;
+  CapturePlan capture;
   ModelInfo info;  // without the active posterior
 };
 

@@ -25,7 +25,7 @@ class DirectionalCurvatureTest : public ::testing::Test {
   at::Tensor All() const { return at::arange(kExamples, at::kLong); }
 
   DirectionalCurvature Measure(const at::Tensor& rows, const at::Tensor& u) const {
-    auto result = MeasureCurvature(risk_, mask_, rows, u);
+    auto result = MeasureCurvature(risk_, plan_, rows, u);
     EXPECT_TRUE(result.ok()) << result.status();
     return *result;
   }
@@ -61,7 +61,7 @@ class DirectionalCurvatureTest : public ::testing::Test {
   EmpiricalRisk risk_ = reference::MakeRisk(reference::TanhMlp(3, 4, 3), Likelihood{},
                                             RandomNormal({kExamples, 3}, 1),
                                             at::arange(kExamples, at::kLong).remainder(3));
-  CaptureMask mask_ = FindCapturedParameters(risk_.network);
+  CapturePlan plan_ = FindCapturedParameters(risk_.network);
 };
 
 TEST_F(DirectionalCurvatureTest, EqualsTheQuadraticFormOfTheDenseMatrix) {

@@ -70,6 +70,13 @@ std::vector<Case> Cases() {
        {4, 5, 5},
        4,
        {}},
+      {"convolution as traced",
+       {{"w", {3, 2, 3, 3}}, {"b", {3}}},
+       "  return torch.tanh(torch._convolution(x, self.w, self.b, [1, 1], [1, 1], [1, 1], False, [0, 0], 1,\n"
+       "      False, False, True, True)).mean([2, 3])\n",
+       {2, 5, 5},
+       3,
+       {}},
       {"convolution over one dimension",
        {{"w", {3, 2, 3}}, {"b", {3}}},
        "  return torch.tanh(torch.conv1d(x, self.w, self.b, [2], [1])).mean(2)\n",
@@ -127,10 +134,10 @@ std::vector<Case> Cases() {
 void ExpectAgreement(const Case& c, at::ScalarType dtype, double tolerance) {
   const Network network =
       MakeNetwork(MakeModule(c.parameters, c.body, dtype), c.input_shape, c.outputs);
-  const CaptureMask mask = FindCapturedParameters(network);
+  const CapturePlan plan = FindCapturedParameters(network);
   std::vector<std::string> generic;
-  for (size_t i = 0; i < mask.size(); ++i) {
-    if (!mask[i]) generic.push_back(network.parameters()[i].name);
+  for (size_t i = 0; i < plan.captured.size(); ++i) {
+    if (!plan.captured[i]) generic.push_back(network.parameters()[i].name);
   }
   EXPECT_EQ(generic, c.generic) << c.name;
 
@@ -140,14 +147,16 @@ void ExpectAgreement(const Case& c, at::ScalarType dtype, double tolerance) {
   const at::Tensor u = RandomNormal({network.n_parameters(), 3}, 43, dtype);
   const at::Tensor j = reference::Jacobians(network, x);
   const at::Tensor t = at::matmul(j, u.to(at::kDouble)), g = at::bmm(j, j.transpose(1, 2));
-  for (int64_t tile_bytes : {int64_t{1}, int64_t{600}, int64_t{1} << 25}) {
-    JacobianOptions options;
-    options.tile_bytes = tile_bytes;
-    const auto products = ComputeJacobianProducts(network, mask, x, u, options);
+  // Tiles of one example and of many, the batch split and whole, examples repeated and not.
+  const JacobianOptions variants[] = {{1, 1 << 30, 0},      {600, 1 << 30, 0},
+                                      {1 << 25, 1, 0},      {1 << 25, 1 << 30, 0},
+                                      {600, 1 << 30, 1000}, {1 << 25, 1, 1000}};
+  for (const JacobianOptions& options : variants) {
+    const auto products = ComputeJacobianProducts(network, plan, x, u, options);
     ASSERT_TRUE(products.ok()) << c.name << ": " << products.status();
     EXPECT_LE(Max(products->f - network.Forward(x)), tolerance) << c.name;
-    EXPECT_LE(Max(products->t - t), tolerance * Max(t)) << c.name << " tile " << tile_bytes;
-    EXPECT_LE(Max(products->g - g), tolerance * Max(g)) << c.name << " tile " << tile_bytes;
+    EXPECT_LE(Max(products->t - t), tolerance * Max(t)) << c.name << " tile " << options.tile_bytes;
+    EXPECT_LE(Max(products->g - g), tolerance * Max(g)) << c.name << " tile " << options.tile_bytes;
   }
 }
 
@@ -171,13 +180,13 @@ TEST(JacobianProductsTest, WorksWithoutDirections) {
 
 TEST(JacobianProductsTest, AClonedNetworkGivesTheSameAnswer) {
   const Network network = reference::ConvNet(4);
-  const CaptureMask mask = FindCapturedParameters(network);
+  const CapturePlan plan = FindCapturedParameters(network);
   const auto clone = network.Clone();
   ASSERT_TRUE(clone.ok());
   const at::Tensor x = RandomNormal({3, 2, 6, 6}, 5);
   const at::Tensor u = RandomNormal({network.n_parameters(), 4}, 6);
-  const auto original = ComputeJacobianProducts(network, mask, x, u);
-  const auto copied = ComputeJacobianProducts(*clone, mask, x, u);
+  const auto original = ComputeJacobianProducts(network, plan, x, u);
+  const auto copied = ComputeJacobianProducts(*clone, plan, x, u);
   ASSERT_TRUE(copied.ok()) << copied.status();
   EXPECT_TRUE(at::equal(original->t, copied->t));
   EXPECT_TRUE(at::equal(original->g, copied->g));
@@ -188,21 +197,21 @@ TEST(JacobianProductsTest, AParameterThatIsNoLongerWhereCaptureFoundItIsAnErrorN
   const Network other = MakeNetwork(
       MakeModule({{"w", {3, 4}}}, "  return torch.matmul(x, torch.sin(self.w).t())\n", at::kDouble),
       {4}, 3);
-  const CaptureMask mask = FindCapturedParameters(used);
-  ASSERT_TRUE(mask[0]);
-  const auto products = ComputeJacobianProducts(other, mask, RandomNormal({2, 4}, 1),
+  const CapturePlan plan = FindCapturedParameters(used);
+  ASSERT_TRUE(plan.captured[0]);
+  const auto products = ComputeJacobianProducts(other, plan, RandomNormal({2, 4}, 1),
                                                 at::zeros({12, 0}, at::kDouble));
   EXPECT_EQ(products.status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST(JacobianProductsTest, AnExampleDoesNotDependOnItsNeighbours) {
   const Network network = reference::ConvNet(4);
-  const CaptureMask mask = FindCapturedParameters(network);
+  const CapturePlan plan = FindCapturedParameters(network);
   const at::Tensor x = RandomNormal({6, 2, 6, 6}, 5),
                    u = RandomNormal({network.n_parameters(), 4}, 6);
-  const auto together = ComputeJacobianProducts(network, mask, x, u);
+  const auto together = ComputeJacobianProducts(network, plan, x, u);
   for (int64_t n = 0; n < 6; ++n) {
-    const auto alone = ComputeJacobianProducts(network, mask, x.narrow(0, n, 1), u);
+    const auto alone = ComputeJacobianProducts(network, plan, x.narrow(0, n, 1), u);
     EXPECT_LT(Max(alone->g[0] - together->g[n]), 1e-11);
     EXPECT_LT(Max(alone->t[0] - together->t[n]), 1e-11);
   }

@@ -63,15 +63,15 @@ TEST_F(FashionTest, TheDemoNetworkNamesNinetyOnePercentOfTheTestImages) {
 TEST_F(FashionTest, CurvatureOnAnIndependentBatchIsUnbiasedAndOnTheSameBatchIsNot) {
   EmpiricalRisk risk = LoadRisk("train");
   risk.data = risk.data.Slice(0, 50000);
-  const CaptureMask mask = FindCapturedParameters(risk.network);
+  const CapturePlan plan = FindCapturedParameters(risk.network);
   const auto batches = DisjointBatches(risk.size(), {64, 1500, 4000}, 1);
   LanczosOptions options;
   options.rank = 10;
   const auto pairs = Lanczos(GgnOperator(risk, batches[0]), options);
   ASSERT_TRUE(pairs.ok()) << pairs.status();
   const at::Tensor u = pairs->vectors.to(at::kFloat).contiguous();
-  const auto debiased = MeasureCurvature(risk, mask, batches[1], u);
-  const auto truth = MeasureCurvature(risk, mask, batches[2], u);
+  const auto debiased = MeasureCurvature(risk, plan, batches[1], u);
+  const auto truth = MeasureCurvature(risk, plan, batches[2], u);
   ASSERT_TRUE(debiased.ok() && truth.ok());
   const at::Tensor error =
       (debiased->standard_errors.square() + truth->standard_errors.square()).sqrt();
@@ -97,19 +97,19 @@ TEST_F(FashionTest, ThePosteriorTellsDigitsFromClothesBetterThanTheNetworkAlone)
   if (!std::filesystem::exists(kMnist)) GTEST_SKIP() << "needs the shared MNIST data: " << kMnist;
   EmpiricalRisk risk = LoadRisk("train");
   risk.data = risk.data.Slice(0, 50000);
-  const CaptureMask mask = FindCapturedParameters(risk.network);
+  const CapturePlan plan = FindCapturedParameters(risk.network);
   FitOptions options;
   options.rank = 20;
   options.direction_batch_size = 256;
   options.curvature_batch_size = 1500;
   options.lanczos_tolerance = 0.02;
   ASSERT_TRUE(CheckFit(risk, {}, options).ok());
-  const auto fit = RunFit(risk, mask, {}, options, nullptr);
+  const auto fit = RunFit(risk, plan, {}, options, nullptr);
   ASSERT_TRUE(fit.ok()) << fit.status();
   EXPECT_DOUBLE_EQ(fit->posterior.prior_precision, 25);
 
   const auto linearise = [&](const Dataset& data) {
-    return *Linearize(risk, mask, data.Slice(0, 1000), fit->posterior.directions);
+    return *Linearize(risk, plan, data.Slice(0, 1000), fit->posterior.directions);
   };
   Dataset digits = *ReadDataset(std::string(kMnist) + "t10k-images-idx3-ubyte.gz",
                                 std::string(kMnist) + "t10k-labels-idx1-ubyte.gz");
