@@ -6,17 +6,22 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "client/cli/json_output.h"
 #include "client/cpp/errors.h"
 
 namespace laplace::cli {
 
-absl::StatusOr<std::unique_ptr<client::Client>> Context::Connect() const {
+client::ClientOptions Context::Options() const {
   client::ClientOptions options;
   if (timeout_seconds > 0) {
     options.timeout = options.load_timeout = options.predict_timeout =
         absl::Seconds(timeout_seconds);
   }
-  return client::Client::Connect(server, options);
+  return options;
+}
+
+absl::StatusOr<std::unique_ptr<client::Client>> Context::Connect() const {
+  return client::Client::Connect(server, Options());
 }
 
 CLI::Option* AddModelArgument(CLI::App& app, ModelName& model) {
@@ -58,6 +63,17 @@ void Print(const std::string& text) { std::cout << text << std::flush; }
 void Print(const Json& json) {
   // Class names and messages come from elsewhere and need not be valid UTF-8.
   std::cout << json.dump(2, ' ', false, Json::error_handler_t::replace) << std::endl;
+}
+
+absl::StatusOr<client::Model> GetReadyModel(const client::Client& client, const ModelName& name) {
+  absl::StatusOr<client::Model> model = client.GetModel(name.name, name.version);
+  if (!model.ok() || model->state == client::ModelState::kReady) return model;
+  const std::string full_name = VersionedName(model->name, model->version);
+  return absl::FailedPreconditionError(absl::StrCat(
+      "model ", full_name, ": expected a loaded one (state ", StateName(client::ModelState::kReady),
+      "), its state is ", StateName(model->state),
+      model->state_message.empty() ? "" : absl::StrCat(" (", model->state_message, ")"),
+      "; load it with: laplace models load ", full_name));
 }
 
 std::string VersionedName(const std::string& name, int64_t version) {

@@ -31,6 +31,8 @@ struct Context {
   double timeout_seconds = 0;  // 0: the client's own defaults
   std::function<absl::Status()> command;
 
+  // The client's defaults but for --timeout.
+  client::ClientOptions Options() const;
   absl::StatusOr<std::unique_ptr<client::Client>> Connect() const;
 };
 
@@ -56,6 +58,10 @@ void SetExample(CLI::App& app, const std::string& example);
 // Prints to standard output.
 void Print(const std::string& text);
 void Print(const Json& json);
+
+// The model, which must be loaded: FAILED_PRECONDITION says what state it is in instead and how to
+// load it. Otherwise the errors of Client::GetModel.
+absl::StatusOr<client::Model> GetReadyModel(const client::Client& client, const ModelName& name);
 
 // "name/version".
 std::string VersionedName(const std::string& name, int64_t version);

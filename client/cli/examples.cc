@@ -1,5 +1,6 @@
 #include "client/cli/examples.h"
 
+#include <algorithm>
 #include <initializer_list>
 #include <map>
 #include <utility>
@@ -48,6 +49,11 @@ absl::StatusOr<Array> TakeOrOnly(ArrayMap& arrays, std::initializer_list<const c
 }
 
 absl::Status TakeRows(const RowRange& range, const std::string& path, Array& array) {
+  if (array.rows() == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": holds no rows (its array has shape ",
+                                                   ShapeString(array.shape),
+                                                   "), expected at least one"));
+  }
   const int64_t end = range.end < 0 ? array.rows() : range.end;
   if (range.begin >= end || end > array.rows()) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": rows ", range.begin, ":", end,
@@ -64,10 +70,51 @@ std::vector<int64_t> AsInt64(const Array& array) {
   return std::vector<int64_t>(array.data<T>(), array.data<T>() + array.rows());
 }
 
-int64_t Product(const std::vector<int64_t>& shape, size_t begin) {
-  int64_t product = 1;
-  for (size_t i = begin; i < shape.size(); ++i) product *= shape[i];
-  return product;
+using Sizes = std::vector<int64_t>;
+
+// Dimensions of size 1 hold no order, so that adding or dropping them moves no element.
+Sizes WithoutOnes(Sizes shape) {
+  shape.erase(std::remove(shape.begin(), shape.end(), 1), shape.end());
+  return shape;
+}
+
+// `shape` without its first dimension, the batch.
+Sizes ExampleShape(const Sizes& shape) {
+  return shape.empty() ? shape : Sizes(shape.begin() + 1, shape.end());
+}
+
+// Whether `shape` is `full` with none, some or all of its dimensions of size 1 left out.
+bool LeavesOutOnes(const Sizes& shape, const Sizes& full) {
+  size_t matched = 0;
+  for (int64_t size : full) {
+    if (matched < shape.size() && shape[matched] == size) {
+      ++matched;
+    } else if (size != 1) {
+      return false;
+    }
+  }
+  return matched == shape.size();
+}
+
+// What may help where `shape` was refused; starts with "; " unless empty.
+std::string ShapeHint(const Sizes& shape, const Sizes& expected) {
+  const size_t rank = shape.size();
+  if (expected.size() == 3 && (rank == 3 || rank == 4)) {
+    const Sizes channels_first = {shape[rank - 1], shape[rank - 3], shape[rank - 2]};
+    if (channels_first == expected) {
+      return absl::StrCat("; the model wants channels first: ",
+                          rank == 4 ? "transpose(0, 3, 1, 2)" : "transpose(2, 0, 1)");
+    }
+  }
+  const absl::StatusOr<int64_t> elements = NumElements(expected);
+  const auto as_many = [&elements](const Sizes& sizes) {
+    const absl::StatusOr<int64_t> count = NumElements(sizes);
+    return count.ok() && elements.ok() && *count == *elements;
+  };
+  if (as_many(ExampleShape(shape)) || as_many(shape)) {
+    return "; the number of elements fits, but their order is not guessed: reshape the array";
+  }
+  return "";
 }
 
 }  // namespace
@@ -137,16 +184,19 @@ Array SliceRows(const Array& array, int64_t begin, int64_t count) {
 }
 
 absl::Status ShapeForModel(const client::Model& model, const std::string& name, Array& inputs) {
-  const int64_t expected = Product(model.input_shape, 0);
-  const bool one_example = !inputs.shape.empty() && Product(inputs.shape, 1) != expected &&
-                           Product(inputs.shape, 0) == expected;
-  if (one_example) inputs.shape.insert(inputs.shape.begin(), 1);
-  if (inputs.shape.empty() || Product(inputs.shape, 1) != expected) {
+  const bool batch = !inputs.shape.empty() &&
+                     WithoutOnes(ExampleShape(inputs.shape)) == WithoutOnes(model.input_shape);
+  const bool one_example =
+      !inputs.shape.empty() && !batch && LeavesOutOnes(inputs.shape, model.input_shape);
+  if (!batch && !one_example) {
+    std::vector<std::string> expected = {"N"};
+    for (int64_t size : model.input_shape) expected.push_back(absl::StrCat(size));
     return absl::InvalidArgumentError(absl::StrCat(
         name, ": model ", model.name, " takes examples of shape ", ShapeString(model.input_shape),
-        ", this array has shape ", ShapeString(inputs.shape)));
+        ": expected an array of shape [", absl::StrJoin(expected, ", "), "], got ",
+        ShapeString(inputs.shape), ShapeHint(inputs.shape, model.input_shape)));
   }
-  const int64_t rows = inputs.rows();
+  const int64_t rows = batch ? inputs.rows() : 1;
   inputs.shape = model.input_shape;
   inputs.shape.insert(inputs.shape.begin(), rows);
 

@@ -43,9 +43,11 @@ absl::StatusOr<Examples> ReadExamples(const ExampleFiles& files);
 // Rows [begin, begin + count) of an array; the range must lie inside.
 client::Array SliceRows(const client::Array& array, int64_t begin, int64_t count);
 
-// Gives examples the model's input shape where the number of elements per example matches (28x28
-// images for a model of [1, 28, 28]), takes one example without a batch dimension for a batch of
-// one, and refuses element types that the model cannot take. `name` is for messages.
+// Gives examples the model's input shape where only dimensions of size 1 have to be added or
+// dropped
+// ([N, 28, 28] for a model of [1, 28, 28]), which moves no element; takes one example without a
+// batch dimension for a batch of one. INVALID_ARGUMENT for any other shape, even one with as many
+// elements, and for element types that the model cannot take. `name` is for messages.
 absl::Status ShapeForModel(const client::Model& model, const std::string& name,
                            client::Array& inputs);
 

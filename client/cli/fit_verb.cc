@@ -4,7 +4,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "client/cli/context.h"
 #include "client/cli/examples.h"
 #include "client/cli/input_options.h"
@@ -99,20 +101,46 @@ absl::Status PrintResult(const Context& context, const client::Client& client, c
   return absl::OkStatus();
 }
 
+// A refusal to start a fit, with the fits that stand in its way and what can be done about them.
+absl::Status ExplainRefusal(const client::Client& client, const absl::Status& refusal) {
+  if (!absl::IsResourceExhausted(refusal)) return refusal;
+  const auto operations = client.ListOperations();
+  if (!operations.ok()) return refusal;
+  std::string message(refusal.message());
+  for (const client::Operation& operation : *operations) {
+    if (operation.finished()) continue;
+    absl::StrAppend(&message, "; running: ", operation.id, " (", operation.description, ", ",
+                    Percent(operation.fraction), " done), watch it with: laplace operations watch ",
+                    operation.id, ", or cancel it with: laplace operations cancel ", operation.id);
+  }
+  absl::Status status(refusal.code(), message);
+  refusal.ForEachPayload([&status](absl::string_view url, const absl::Cord& payload) {
+    status.SetPayload(url, payload);
+  });
+  return status;
+}
+
 absl::StatusOr<std::string> Follow(const client::Client& client,
                                    const client::FitRequest& request) {
   const InterruptFlag interrupt;
-  ProgressLine line("fitting");
-  return client.Fit(request, [&](const client::Operation& operation) {
-    line.Update(operation);
-    return !interrupt.raised();
-  });
+  bool started = false;
+  absl::StatusOr<std::string> id;
+  {
+    ProgressLine line("fitting");
+    id = client.Fit(request, [&](const client::Operation& operation) {
+      started = true;
+      line.Update(operation);
+      return !interrupt.raised();
+    });
+  }
+  if (!id.ok() && !started) return ExplainRefusal(client, id.status());
+  return id;
 }
 
 absl::Status Fit(const Context& context, const FitArguments& arguments) {
   auto client = context.Connect();
   if (!client.ok()) return client.status();
-  const auto model = (*client)->GetModel(arguments.model.name, arguments.model.version);
+  const auto model = GetReadyModel(**client, arguments.model);
   if (!model.ok()) return model.status();
   const absl::StatusOr<PreparedData> train = Prepare(arguments.train, *model, "--train-labels");
   if (!train.ok()) return train.status();
@@ -147,7 +175,7 @@ absl::Status Fit(const Context& context, const FitArguments& arguments) {
   if (!status.ok()) return status;
   if (arguments.no_wait) {
     const absl::StatusOr<client::Operation> operation = (*client)->StartFit(request);
-    if (!operation.ok()) return operation.status();
+    if (!operation.ok()) return ExplainRefusal(**client, operation.status());
     if (context.json) {
       Print(ToJson(*operation));
     } else {
@@ -243,7 +271,7 @@ void AddFitVerb(CLI::App& app, Context& context) {
              "      --validation train-images-idx3-ubyte.gz,train-labels-idx1-ubyte.gz \\\n"
              "      --validation-rows 50000:60000\n"
              "\n"
-             "Ctrl-C cancels the fit; pressing it again leaves at once.");
+             "Ctrl-C, SIGTERM or SIGHUP cancels the fit; a second one leaves at once.");
   verb->callback([&context, arguments] {
     if (arguments->debiasing == "none") arguments->options.debiasing = client::Debiasing::kNone;
     if (arguments->debiasing == "two-batch") {

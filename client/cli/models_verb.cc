@@ -1,4 +1,5 @@
 // laplace models load|ls|show|unload
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -15,6 +16,9 @@ namespace {
 
 using client::Model;
 
+// Characters of a model's message in a list; `laplace models show` prints all of it.
+constexpr size_t kNoteWidth = 60;
+
 std::string InputText(const Model& model) {
   return absl::StrCat(::laplaced::DTypeName(model.input_dtype),
                       model.accepts_uint8 ? " or uint8 " : " ", Shape(model.input_shape));
@@ -23,7 +27,8 @@ std::string InputText(const Model& model) {
 std::string Description(const Model& model) {
   std::vector<std::pair<std::string, std::string>> lines = {
       {"model", VersionedName(model.name, model.version)}, {"state", StateName(model.state)}};
-  if (!model.state_message.empty()) lines.emplace_back("", model.state_message);
+  lines.emplace_back(model.state == client::ModelState::kReady ? "note" : "reason",
+                     model.state_message);
   if (model.state == client::ModelState::kReady) {
     lines.insert(lines.end(),
                  {{"description", model.description},
@@ -47,6 +52,35 @@ std::string Description(const Model& model) {
     if (!line.second.empty()) filled.push_back(std::move(line));
   }
   return NameValueList(filled);
+}
+
+// A column of notes only if there are any.
+std::string ModelTable(const std::vector<Model>& models) {
+  std::vector<Table::Column> columns = {{"MODEL"},
+                                        {"STATE"},
+                                        {"LIKELIHOOD"},
+                                        {"INPUT"},
+                                        {"OUTPUTS", Table::Align::kRight},
+                                        {"PARAMETERS", Table::Align::kRight},
+                                        {"POSTERIOR"}};
+  const bool notes = std::any_of(models.begin(), models.end(),
+                                 [](const Model& model) { return !model.state_message.empty(); });
+  if (notes) columns.push_back({"NOTE"});
+  Table table(columns);
+  for (const Model& model : models) {
+    std::vector<std::string> cells = {VersionedName(model.name, model.version),
+                                      StateName(model.state)};
+    if (model.state == client::ModelState::kReady) {
+      cells.insert(cells.end(),
+                   {LikelihoodName(model.likelihood), InputText(model), Count(model.n_outputs),
+                    Count(model.n_parameters),
+                    model.active_posterior_id.empty() ? "none" : model.active_posterior_id});
+    }
+    cells.resize(columns.size());
+    if (notes) cells.back() = Shortened(model.state_message, kNoteWidth);
+    table.AddRow(std::move(cells));
+  }
+  return table.ToString();
 }
 
 void PrintModel(const Context& context, const Model& model) {
@@ -104,24 +138,7 @@ absl::Status List(const Context& context) {
     Print(std::string("no models: put one into <registry>/models/NAME/VERSION/\n"));
     return absl::OkStatus();
   }
-  Table table({{"MODEL"},
-               {"STATE"},
-               {"LIKELIHOOD"},
-               {"INPUT"},
-               {"OUTPUTS", Table::Align::kRight},
-               {"PARAMETERS", Table::Align::kRight},
-               {"POSTERIOR"}});
-  for (const Model& model : *models) {
-    const std::string name = VersionedName(model.name, model.version);
-    if (model.state != client::ModelState::kReady) {
-      table.AddRow({name, StateName(model.state)});
-      continue;
-    }
-    table.AddRow({name, StateName(model.state), LikelihoodName(model.likelihood), InputText(model),
-                  Count(model.n_outputs), Count(model.n_parameters),
-                  model.active_posterior_id.empty() ? "none" : model.active_posterior_id});
-  }
-  Print(table.ToString());
+  Print(ModelTable(*models));
   return absl::OkStatus();
 }
 

@@ -145,7 +145,7 @@ absl::Status PrintPrediction(const Context& context, const PredictOptions& optio
 absl::Status Predict(const Context& context, const PredictOptions& options) {
   auto client = context.Connect();
   if (!client.ok()) return client.status();
-  const auto model = (*client)->GetModel(options.input.model.name, options.input.model.version);
+  const auto model = GetReadyModel(**client, options.input.model);
   if (!model.ok()) return model.status();
   absl::StatusOr<Examples> examples = ReadInput(options.input, *model);
   if (!examples.ok()) return examples.status();

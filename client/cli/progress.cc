@@ -1,6 +1,5 @@
 #include "client/cli/progress.h"
 
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +14,8 @@ namespace laplace::cli {
 namespace {
 
 constexpr int kBarWidth = 30;
+
+constexpr std::array<int, 3> kSignals = {SIGINT, SIGTERM, SIGHUP};
 
 volatile sig_atomic_t interrupted = 0;
 
@@ -63,10 +64,16 @@ InterruptFlag::InterruptFlag() {
   struct sigaction action = {};
   action.sa_handler = OnInterrupt;
   action.sa_flags = SA_RESETHAND | SA_RESTART;
-  sigaction(SIGINT, &action, nullptr);
+  for (size_t i = 0; i < kSignals.size(); ++i) {
+    sigaction(kSignals[i], nullptr, &previous_[i]);
+    if (kSignals[i] == SIGHUP && previous_[i].sa_handler == SIG_IGN) continue;
+    sigaction(kSignals[i], &action, nullptr);
+  }
 }
 
-InterruptFlag::~InterruptFlag() { signal(SIGINT, SIG_DFL); }
+InterruptFlag::~InterruptFlag() {
+  for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &previous_[i], nullptr);
+}
 
 bool InterruptFlag::raised() const { return interrupted != 0; }
 

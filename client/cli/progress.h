@@ -4,6 +4,9 @@
 // Writes to standard error, so that results on standard output stay clean. Not synchronised.
 #pragma once
 
+#include <signal.h>
+
+#include <array>
 #include <string>
 
 #include "client/cpp/client.h"
@@ -32,8 +35,9 @@ class ProgressLine {
   int printed_tenth_ = -1;  // last tenth that got a plain line
 };
 
-// Turns Ctrl-C into a flag as long as it lives; a second Ctrl-C ends the program as usual. One at a
-// time.
+// Turns the signals that ask a program to end - SIGINT (Ctrl-C), SIGTERM, SIGHUP - into a flag as
+// long as it lives; the second one of a kind ends the program as usual. A SIGHUP that is ignored,
+// as under nohup, stays ignored. One at a time.
 class InterruptFlag {
  public:
   InterruptFlag();
@@ -43,6 +47,9 @@ class InterruptFlag {
   InterruptFlag& operator=(const InterruptFlag&) = delete;
 
   bool raised() const;
+
+ private:
+  std::array<struct sigaction, 3> previous_;
 };
 
 }  // namespace laplace::cli

@@ -52,7 +52,7 @@ std::string ScoreText(const client::Scores& scores, int64_t first_row) {
 absl::Status Score(const Context& context, const InputOptions& options) {
   auto client = context.Connect();
   if (!client.ok()) return client.status();
-  const auto model = (*client)->GetModel(options.model.name, options.model.version);
+  const auto model = GetReadyModel(**client, options.model);
   if (!model.ok()) return model.status();
   absl::StatusOr<Examples> examples = ReadInput(options, *model);
   if (!examples.ok()) return examples.status();

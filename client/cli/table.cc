@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 
 namespace laplace::cli {
 namespace {
@@ -50,12 +52,31 @@ std::string Table::ToString() const {
   return text;
 }
 
+std::string Shortened(const std::string& text, size_t width) {
+  std::string line = text;
+  absl::RemoveExtraAsciiWhitespace(&line);
+  for (char& c : line) {
+    if (absl::ascii_isspace(c)) c = ' ';
+  }
+  if (Width(line) <= width) return line;
+  size_t end = 0;
+  for (size_t characters = 0; end < line.size(); ++end) {
+    const bool starts = (line[end] & 0xC0) != 0x80;
+    if (starts && ++characters > width - 3) break;
+  }
+  line.resize(end);
+  absl::StripTrailingAsciiWhitespace(&line);
+  return line + "...";
+}
+
 std::string NameValueList(const std::vector<std::pair<std::string, std::string>>& lines) {
   size_t width = 0;
   for (const auto& [name, value] : lines) width = std::max(width, Width(name));
   std::string text;
   for (const auto& [name, value] : lines) {
-    absl::StrAppend(&text, name, std::string(width - Width(name) + 2, ' '), value, "\n");
+    const std::string next_line = "\n" + std::string(width + 2, ' ');
+    absl::StrAppend(&text, name, std::string(width - Width(name) + 2, ' '),
+                    absl::StrReplaceAll(value, {{"\n", next_line}}), "\n");
   }
   return text;
 }
@@ -68,7 +89,9 @@ std::string Probability(double value) {
 
 std::string Percent(double share) { return absl::StrFormat("%.1f %%", 100 * share); }
 
-std::string Number(double value) { return absl::StrFormat("%.4g", value); }
+std::string Number(double value) {
+  return absl::StrFormat("%.4g", value == 0 ? 0.0 : value);  // -0.0 == 0
+}
 
 std::string Count(int64_t value) {
   std::string text = absl::StrCat(value);

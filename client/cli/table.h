@@ -33,14 +33,18 @@ class Table {
   std::vector<std::vector<std::string>> rows_;
 };
 
-// "name  value" lines with aligned values.
+// One line of at most `width` characters: any white space becomes a blank, and what is left out is
+// marked by "...". `width` is at least 3.
+std::string Shortened(const std::string& text, size_t width);
+
+// "name  value" lines with aligned values; further lines of a value stand below its first.
 std::string NameValueList(const std::vector<std::pair<std::string, std::string>>& lines);
 
 // Three decimals, but never "0.000" or "1.000" for what is not exactly 0 or 1: "<0.001", ">0.999".
 std::string Probability(double value);
 // "4.2 %".
 std::string Percent(double share);
-// Four significant digits.
+// Four significant digits; "0" for both zeros.
 std::string Number(double value);
 // "1,234,567".
 std::string Count(int64_t value);

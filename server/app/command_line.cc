@@ -51,6 +51,7 @@ const std::map<std::string, SettingHelp>& Help() {
       {"drain_seconds", {"SECONDS", "Time that calls in progress get after SIGTERM"}},
       {"log_level", {"LEVEL", "debug, info, warning or error"}},
       {"allow_slow_blas", {"", "Start although LibTorch is served by a BLAS other than OpenBLAS"}},
+      {"read_only", {"", "Change nothing in the registry; refuse fits, uploads and activation"}},
   };
   return *help;
 }

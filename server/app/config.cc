@@ -93,6 +93,7 @@ ServerConfig DefaultConfig() {
   config.set_drain_seconds(10);
   config.set_log_level("info");
   config.set_allow_slow_blas(false);
+  config.set_read_only(false);
   return config;
 }
 

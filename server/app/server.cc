@@ -1,10 +1,14 @@
 #include "server/app/server.h"
 
+#include <grpc/grpc.h>
+#include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <future>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -13,10 +17,13 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/types/optional.h"
+#include "server/app/calls_in_flight.h"
 #include "server/app/config.h"
 #include "server/app/model_selection.h"
 #include "server/observe/log.h"
 #include "server/registry/operation_store.h"
+#include "server/registry/registry_lock.h"
 #include "server/rpc/model_service.h"
 #include "server/rpc/operation_service.h"
 #include "server/rpc/posterior_service.h"
@@ -50,34 +57,62 @@ bool IsLocal(const std::string& listen) {
   return false;
 }
 
-absl::StatusOr<OperationStore> OpenOperationStore(const Repository& repository) {
-  std::vector<std::string> damaged;
-  absl::StatusOr<OperationStore> store =
-      OperationStore::Open(repository.OperationsFolder(), &damaged);
-  if (store.ok() && !damaged.empty()) {
-    LogWarning(
-        absl::StrCat("set aside unreadable operation records: ", absl::StrJoin(damaged, ", ")));
+// What gRPC has to say is for those who debug it: what fails is reported by whoever called it. Its
+// own setting, GRPC_VERBOSITY, lets only errors come this far.
+void LogFromGrpc(gpr_log_func_args* args) {
+  LogDebug(absl::StrCat("gRPC: ", args->message, " (", args->file, ":", args->line, ")"));
+}
+
+// What a server needs of its registry.
+struct Registry {
+  absl::optional<RegistryLock> lock;  // none if it only reads
+  Repository repository;
+  OperationStore operations;
+};
+
+absl::StatusOr<Registry> OpenRegistry(const ServerConfig& config) {
+  const std::string& root = config.registry();
+  const bool read_only = config.read_only();
+  absl::optional<RegistryLock> lock;
+  if (!read_only) {
+    absl::StatusOr<RegistryLock> taken = RegistryLock::Take(root);
+    if (!taken.ok()) return taken.status();
+    lock = *std::move(taken);
   }
-  return store;
+  absl::StatusOr<Repository> repository =
+      read_only ? Repository::OpenReadOnly(root) : Repository::Open(root);
+  if (!repository.ok()) return repository.status();
+  const std::string folder = repository->OperationsFolder();
+  std::vector<std::string> damaged;
+  absl::StatusOr<OperationStore> operations = read_only
+                                                  ? OperationStore::OpenReadOnly(folder, &damaged)
+                                                  : OperationStore::Open(folder, &damaged);
+  if (!operations.ok()) return operations.status();
+  if (!damaged.empty()) {
+    LogWarning(absl::StrCat(read_only ? "left out" : "set aside",
+                            " unreadable operation records: ", absl::StrJoin(damaged, ", ")));
+  }
+  return Registry{std::move(lock), *std::move(repository), *std::move(operations)};
 }
 
 }  // namespace
 
 // In the order of dependence: what stands later uses what stands before it.
 struct Server::Parts {
-  Parts(const ServerConfig& settings, Repository opened, OperationStore store,
-        const ServerBackend& backend)
+  Parts(const ServerConfig& settings, Registry registry, const ServerBackend& backend)
       : config(settings),
-        repository(std::move(opened)),
+        lock(std::move(registry.lock)),
+        repository(std::move(registry.repository)),
         datasets(repository.DatasetsFolder(), config.max_dataset_bytes()),
-        operations(std::move(store), config.max_concurrent_fits()),
+        operations(std::move(registry.operations), config.max_concurrent_fits()),
         host(backend.make_model_host(repository, HostOptions(settings))),
         fits(backend.make_fit_service(repository, datasets, *host, operations)),
         compute_queue(config.max_queue(), backend.on_compute_thread),
         admin_queue(kMaxWaitingAdminCalls, backend.on_compute_thread),
         upload_queue(kMaxUploads, nullptr),
         model_service(*host, admin_queue),
-        posterior_service({*host, *fits, datasets, operations, admin_queue, upload_queue}),
+        posterior_service(
+            {*host, *fits, datasets, operations, admin_queue, upload_queue, config.read_only()}),
         operation_service(operations),
         prediction_service(*host, compute_queue, config.max_message_bytes()) {}
 
@@ -88,9 +123,12 @@ struct Server::Parts {
   }
 
   absl::Status Listen();
-  void Stop(system_clock::duration patience);
+  void StopCalls(steady_clock::time_point deadline);
+  // False if the work of an operation still runs at `operations_deadline`.
+  bool Stop(steady_clock::time_point calls_deadline, steady_clock::time_point operations_deadline);
 
   const ServerConfig config;
+  const absl::optional<RegistryLock> lock;
   const Repository repository;
   const DatasetStore datasets;
   Operations operations;
@@ -103,12 +141,14 @@ struct Server::Parts {
   PosteriorService posterior_service;
   OperationService operation_service;
   PredictionService prediction_service;
+  CallsInFlight calls;
   std::unique_ptr<grpc::Server> server;
   std::string address;
   std::mutex stop_mutex;
 };
 
 absl::Status Server::Parts::Listen() {
+  gpr_set_log_function(LogFromGrpc);
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
@@ -117,6 +157,7 @@ absl::Status Server::Parts::Listen() {
   builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message_bytes()));
   int port = 0;
   builder.AddListeningPort(config.listen(), grpc::InsecureServerCredentials(), &port);
+  calls.Watch(builder);
   builder.RegisterService(&model_service);
   builder.RegisterService(&posterior_service);
   builder.RegisterService(&operation_service);
@@ -137,35 +178,52 @@ absl::Status Server::Parts::Listen() {
   return absl::OkStatus();
 }
 
-void Server::Parts::Stop(system_clock::duration patience) {
-  std::lock_guard<std::mutex> lock(stop_mutex);
+// Takes no new calls from now on; returns when there are none any more.
+void Server::Parts::StopCalls(steady_clock::time_point deadline) {
+  server->GetHealthCheckService()->Shutdown();
+  const auto patience = deadline - steady_clock::now();
+  const system_clock::time_point last =
+      system_clock::now() + std::chrono::duration_cast<system_clock::duration>(patience);
+  const std::future<void> stopped =
+      std::async(std::launch::async, [this, last] { server->Shutdown(last); });
+  calls.WaitUntilIdle(deadline);
+  // Closes connections, which Shutdown waits for too. Again, because a client may be back before
+  // Shutdown has closed the port.
+  constexpr std::chrono::milliseconds kAgain{20};
+  do {
+    grpc_server_cancel_all_calls(server->c_server());
+  } while (stopped.wait_for(kAgain) != std::future_status::ready);
+}
+
+bool Server::Parts::Stop(steady_clock::time_point calls_deadline,
+                         steady_clock::time_point operations_deadline) {
+  std::lock_guard<std::mutex> stopping(stop_mutex);
   // Operations end in parallel with the calls, because a WatchOperation ends only with its
   // operation.
-  std::thread operations_stop([this] { operations.Shutdown(); });
-  if (server) {
-    server->GetHealthCheckService()->Shutdown();
-    server->Shutdown(system_clock::now() + patience);
-  }
+  bool operations_ended = false;
+  std::thread operations_stop([&] { operations_ended = operations.Shutdown(operations_deadline); });
+  if (server) StopCalls(calls_deadline);
   operations_stop.join();
   for (ComputeQueue* queue : {&compute_queue, &admin_queue, &upload_queue}) {
     queue->Shutdown(steady_clock::time_point::min());
   }
   server.reset();
+  return operations_ended;
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config,
                                                       const ServerBackend& backend) {
   const absl::Status valid = ValidateConfig(config);
   if (!valid.ok()) return valid;
-  absl::StatusOr<Repository> repository = Repository::Open(config.registry());
-  if (!repository.ok()) return repository.status();
-  absl::StatusOr<OperationStore> store = OpenOperationStore(*repository);
-  if (!store.ok()) return store.status();
+  absl::StatusOr<Registry> registry = OpenRegistry(config);
+  if (!registry.ok()) return registry.status();
+  // It would tell whoever waits for it that this server is ready.
+  if (!config.address_file().empty()) unlink(config.address_file().c_str());
   const absl::StatusOr<ModelSelection> selection = ParseModelSelection(config.load());
   if (!selection.ok()) return selection.status();
 
-  std::unique_ptr<Server> server(new Server(
-      std::make_unique<Parts>(config, *std::move(repository), *std::move(store), backend)));
+  std::unique_ptr<Server> server(
+      new Server(std::make_unique<Parts>(config, *std::move(registry), backend)));
   Parts& parts = *server->parts_;
   absl::Status status = LoadSelectedModels(*selection, parts.repository, *parts.host);
   if (status.ok()) status = parts.Listen();
@@ -175,15 +233,20 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config
 
 Server::Server(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 
-Server::~Server() { parts_->Stop(system_clock::duration::zero()); }
+Server::~Server() {
+  // Work that does not react uses the host and the stores, so they go after it.
+  parts_->Stop(steady_clock::now(), steady_clock::time_point::max());
+}
 
 const std::string& Server::address() const { return parts_->address; }
 
 int64_t Server::waiting_requests() const { return parts_->compute_queue.waiting(); }
 
-void Server::Stop() {
+bool Server::Stop() {
   const auto patience = std::chrono::duration<double>(parts_->config.drain_seconds());
-  parts_->Stop(std::chrono::duration_cast<system_clock::duration>(patience));
+  const steady_clock::time_point deadline =
+      steady_clock::now() + std::chrono::duration_cast<steady_clock::duration>(patience);
+  return parts_->Stop(deadline, deadline);
 }
 
 }  // namespace laplaced

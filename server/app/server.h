@@ -5,7 +5,12 @@
 // for laplace.v1.PredictionService. Stop drains: health says NOT_SERVING, no new calls are taken,
 // calls in progress get `drain_seconds`, then they are cancelled; running operations are stopped at
 // once and recorded as failed with ABORTED, because a fit takes longer than any drain. Thread-safe:
-// Stop may be called from any thread, more than once. The destructor stops without patience.
+// Stop may be called from any thread, more than once. The destructor stops without patience, and
+// then waits for the work of operations, which uses what the server owns.
+//
+// A server holds the lock of its registry (registry_lock.h) from before it recovers anything until
+// it is destroyed. A read-only one takes no lock and changes nothing in the registry, so that any
+// number may serve one folder.
 #pragma once
 
 #include <laplace/v1/config.pb.h>
@@ -35,8 +40,9 @@ struct ServerBackend {
 
 class Server {
  public:
-  // Errors: INVALID_ARGUMENT (a setting), UNAVAILABLE (the address cannot be bound), those of the
-  // registry.
+  // Removes an `address_file` that an earlier run left, once the registry is this server's. Errors:
+  // INVALID_ARGUMENT (a setting), FAILED_PRECONDITION (another server has the registry; nothing was
+  // changed), UNAVAILABLE (the address cannot be bound), those of the registry.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const laplace::v1::ServerConfig& config,
                                                        const ServerBackend& backend);
   ~Server();
@@ -47,8 +53,10 @@ class Server {
   // Predict and Score requests that wait for the compute thread.
   int64_t waiting_requests() const;
 
-  // Returns when everything has ended.
-  void Stop();
+  // Returns when all calls have ended and everything is recorded. False if the work of an operation
+  // ignored its cancellation for `drain_seconds` and still runs: the operation is recorded as
+  // ABORTED, and the process should end without destroying the server, which would wait for it.
+  bool Stop();
 
  private:
   struct Parts;

@@ -47,7 +47,7 @@ absl::StatusOr<DirectionalCurvature> MeasureCurvature(const EmpiricalRisk& risk,
   return CatchTorch("directional curvature", [&]() -> absl::StatusOr<DirectionalCurvature> {
     RunningMoments along, trace;
     const int64_t n = rows.size(0);
-    const int64_t chunk = std::min<int64_t>(risk.chunk_size, 64);
+    const int64_t chunk = std::min(risk.chunk_size, ExamplesPerStep(risk.network));
     for (int64_t begin = 0; begin < n; begin += chunk) {
       const int64_t count = std::min(chunk, n - begin);
       const at::Tensor x =

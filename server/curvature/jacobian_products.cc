@@ -76,18 +76,18 @@ void AddCaptured(const Network& network, const CapturedForward& forward,
   }
 }
 
-void AddGeneric(const Network& network, const CapturePlan& plan, const at::Tensor& x,
+void AddGeneric(const Network& network, const std::vector<bool>& captured, const at::Tensor& x,
                 const at::Tensor& directions, const JacobianProducts& products) {
   std::vector<at::Tensor> rows;
-  for (size_t i = 0; i < plan.captured.size(); ++i) {
+  for (size_t i = 0; i < captured.size(); ++i) {
     const Parameter& parameter = network.parameters()[i];
-    if (!plan.captured[i])
+    if (!captured[i])
       rows.push_back(directions.narrow(0, parameter.offset, parameter.value.numel()));
   }
   if (rows.empty()) return;
   const at::Tensor u = at::cat(rows);
   for (int64_t n = 0; n < x.size(0); ++n) {
-    const at::Tensor jacobian = GenericJacobian(network, x.narrow(0, n, 1), plan).unsqueeze(0);
+    const at::Tensor jacobian = GenericJacobian(network, x.narrow(0, n, 1), captured).unsqueeze(0);
     Accumulate(jacobian, u, products.t.narrow(0, n, 1), products.g.narrow(0, n, 1));
   }
 }
@@ -101,11 +101,17 @@ JacobianProducts ComputeBlock(const Network& network, const CapturePlan& plan, c
   products.t = at::zeros({b, c, directions.size(1)}, at::kDouble);
   products.g = at::zeros({b, c, c}, at::kDouble);
   AddCaptured(network, forward, directions, options, products);
-  AddGeneric(network, plan, x, directions, products);
+  AddGeneric(network, forward.captured, x, directions, products);
   return products;
 }
 
 }  // namespace
+
+int64_t ExamplesPerStep(const Network& network) {
+  constexpr int64_t kMost = 64, kJacobianElements = int64_t{1} << 28;
+  return std::clamp<int64_t>(kJacobianElements / (network.n_outputs() * network.n_parameters()), 1,
+                             kMost);
+}
 
 absl::StatusOr<JacobianProducts> ComputeJacobianProducts(const Network& network,
                                                          const CapturePlan& plan,

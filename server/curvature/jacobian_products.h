@@ -39,4 +39,9 @@ absl::StatusOr<JacobianProducts> ComputeJacobianProducts(const Network& network,
                                                          const at::Tensor& directions,
                                                          const JacobianOptions& options = {});
 
+// How many examples to give to one call when the caller wants to look up between calls (progress,
+// cancellation): at most 64, fewer for networks with many outputs and parameters, so that a call
+// takes seconds at the most.
+int64_t ExamplesPerStep(const Network& network);
+
 }  // namespace laplaced

@@ -29,4 +29,7 @@ struct Dataset {
 absl::StatusOr<Dataset> ReadDataset(const std::string& inputs_path,
                                     const std::string& targets_path);
 
+// How many rows of `b` have inputs that some row of `a` has too, byte for byte (by 64-bit hash).
+int64_t SharedExamples(const Dataset& a, const Dataset& b);
+
 }  // namespace laplaced

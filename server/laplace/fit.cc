@@ -100,6 +100,19 @@ absl::Status CheckFit(const EmpiricalRisk& risk, const Dataset& validation,
         "options.rank",
         absl::StrCat("expected 1 to ", p, " (the model's parameters), got ", options.rank));
   }
+  // Lanczos keeps rank + 12 vectors in double precision; the directions stand beside them in the
+  // network's.
+  const int64_t vector_bytes = 8 * p;
+  const int64_t most_rank = (options.memory_limit_bytes / vector_bytes - 12) / 2;
+  if (options.memory_limit_bytes > 0 && options.rank > most_rank) {
+    return FieldError(
+        "options.rank",
+        absl::StrFormat(
+            "%d directions of %d parameters need about %.1f GiB of memory, a fit may use %.1f GiB; "
+            "at most %d would fit",
+            options.rank, p, (2 * options.rank + 12) * vector_bytes / 1073741824.0,
+            options.memory_limit_bytes / 1073741824.0, std::max<int64_t>(most_rank, 0)));
+  }
   const bool two = options.debiasing == Debiasing::kTwoBatch;
   if (const int64_t least = two ? 1 : 2; options.direction_batch_size < least) {
     return FieldError(
@@ -161,6 +174,12 @@ absl::StatusOr<FitResult> RunFit(const EmpiricalRisk& risk, const CapturePlan& p
     };
     LAPLACED_ASSIGN_OR_RETURN(const EigenPairs pairs,
                               Lanczos(GgnOperator(risk, batches[0]), lanczos));
+    if (pairs.values.size(0) == 0) {
+      return absl::FailedPreconditionError(
+          "the curvature of the direction batch is zero: the network's predictions do not change "
+          "with its parameters on these "
+          "examples (are the outputs saturated?)");
+    }
     result.products = pairs.products;
     result.lanczos_seconds = lanczos_time.Seconds();
     result.biased_curvature = pairs.values;
@@ -204,13 +223,21 @@ absl::StatusOr<FitResult> RunFit(const EmpiricalRisk& risk, const CapturePlan& p
       const Stopwatch validation_time;
       const int64_t limit = ValidationLimit(risk, options);
       if (validation.size() > limit && options.max_validation_examples == 0) {
-        result.warnings.push_back(absl::StrCat("only the first ", limit, " of ", validation.size(),
+        result.warnings.push_back(absl::StrCat("only ", limit, " of ", validation.size(),
                                                " validation examples were used, to bound memory"));
       }
+      const int64_t shared = SharedExamples(risk.data, validation);
+      if (100 * shared > validation.size()) {
+        result.warnings.push_back(
+            absl::StrCat(shared, " of ", validation.size(),
+                         " validation examples are in the training data too: the tuned precision "
+                         "and the OOD thresholds are optimistic"));
+      }
+      const at::Tensor chosen =
+          DisjointBatches(validation.size(), {std::min(limit, validation.size())}, options.seed)[0];
       LAPLACED_ASSIGN_OR_RETURN(
-          result.validation,
-          Linearize(risk, plan, validation.Slice(0, std::min(limit, validation.size())),
-                    posterior.directions, PhaseProgress(progress, "validation", 0.75, 0.95)));
+          result.validation, Linearize(risk, plan, validation.Select(chosen), posterior.directions,
+                                       PhaseProgress(progress, "validation", 0.75, 0.95)));
       result.validation_nll_map =
           risk.likelihood.Loss(result.validation.f, result.validation.targets)
               .mean()

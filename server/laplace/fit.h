@@ -41,7 +41,8 @@ struct FitOptions {
   absl::optional<double> ood_prior_precision;
   double lanczos_tolerance = 1e-3;
   int64_t max_products = 0;             // 0: 10 * rank
-  int64_t max_validation_examples = 0;  // 0: all
+  int64_t max_validation_examples = 0;  // 0: all; fewer are chosen by the seed
+  int64_t memory_limit_bytes = 0;       // of the directions; 0: none
 };
 
 // Phase, work done and to do in it, and the share of the whole fit that is done.

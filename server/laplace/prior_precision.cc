@@ -14,7 +14,7 @@ absl::StatusOr<LinearizedData> Linearize(const EmpiricalRisk& risk, const Captur
                                          const ProgressFn& progress) {
   return CatchTorch("validation data", [&]() -> absl::StatusOr<LinearizedData> {
     std::vector<at::Tensor> f, t, g;
-    const int64_t chunk = std::min<int64_t>(risk.chunk_size, 64);
+    const int64_t chunk = std::min(risk.chunk_size, ExamplesPerStep(risk.network));
     for (int64_t begin = 0; begin < data.size(); begin += chunk) {
       const int64_t end = std::min(begin + chunk, data.size());
       const at::Tensor x = risk.NetworkInput(data.inputs.narrow(0, begin, end - begin));

@@ -82,8 +82,8 @@ class LinearBias : public ParameterUse {
 
 class ConvolutionWeight : public ParameterUse {
  public:
-  // `node` is either of autograd's two convolution nodes (the second comes from traced modules). One-dimensional
-  // convolutions get an extra dimension of size one.
+  // `node` is either of autograd's two convolution nodes (the second comes from traced modules).
+  // One-dimensional convolutions get an extra dimension of size one.
   template <typename ConvolutionNode>
   ConvolutionWeight(at::Tensor input, const at::Tensor& weight, const ConvolutionNode& node)
       : input_(std::move(input)),

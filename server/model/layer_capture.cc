@@ -146,28 +146,30 @@ CapturedForward ForwardCaptured(const Network& network, const at::Tensor& x,
   forward.repeated = repeat;
   forward.outputs =
       network.ForwardWithGraph(repeat ? x.repeat_interleave(network.n_outputs(), 0) : x);
-  std::unordered_map<torch::autograd::Node*, size_t> position;
-  std::vector<bool> missing = plan.captured;
-  for (FoundUse& found : FindUses(network, forward.outputs, forward.batch)) {
-    if (!plan.captured[found.parameter]) continue;
-    TORCH_CHECK(found.use != nullptr, "parameter ", network.parameters()[found.parameter].name,
-                " is used differently than when the model was loaded");
-    missing[found.parameter] = false;
-    const auto [it, inserted] = position.emplace(found.node.get(), forward.nodes.size());
-    if (inserted) forward.nodes.push_back({torch::autograd::Edge(found.node, 0), {}});
-    forward.nodes[it->second].uses.emplace_back(found.parameter, std::move(found.use));
+  std::vector<FoundUse> uses = FindUses(network, forward.outputs, forward.batch);
+  std::vector<bool> found(plan.captured.size(), false), known(plan.captured.size(), true);
+  for (const FoundUse& use : uses) {
+    found[use.parameter] = true;
+    if (use.use == nullptr) known[use.parameter] = false;
   }
-  for (size_t i = 0; i < missing.size(); ++i) {
-    TORCH_CHECK(!missing[i], "parameter ", network.parameters()[i].name,
-                " is not used as it was when the model was loaded");
+  forward.captured = plan.captured;
+  for (size_t i = 0; i < found.size(); ++i)
+    forward.captured[i] = plan.captured[i] && found[i] && known[i];
+  std::unordered_map<torch::autograd::Node*, size_t> position;
+  for (FoundUse& use : uses) {
+    if (!forward.captured[use.parameter]) continue;
+    const auto [it, inserted] = position.emplace(use.node.get(), forward.nodes.size());
+    if (inserted) forward.nodes.push_back({torch::autograd::Edge(use.node, 0), {}});
+    forward.nodes[it->second].uses.emplace_back(use.parameter, std::move(use.use));
   }
   return forward;
 }
 
-at::Tensor GenericJacobian(const Network& network, const at::Tensor& x, const CapturePlan& plan) {
+at::Tensor GenericJacobian(const Network& network, const at::Tensor& x,
+                           const std::vector<bool>& captured) {
   std::vector<at::Tensor> leaves;
-  for (size_t i = 0; i < plan.captured.size(); ++i) {
-    if (!plan.captured[i]) leaves.push_back(network.parameters()[i].value);
+  for (size_t i = 0; i < captured.size(); ++i) {
+    if (!captured[i]) leaves.push_back(network.parameters()[i].value);
   }
   return at::cat(RowsOfJacobian(network.ForwardWithGraph(x), leaves), 1);
 }

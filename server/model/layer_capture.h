@@ -59,7 +59,9 @@ struct CapturePlan {
 struct CapturedForward {
   at::Tensor
       outputs;  // f, [B, C], with graph; [B * C, C] if every example stands in the batch C times
-  int64_t batch = 0;  // B
+  int64_t batch = 0;   // B
+  // For each parameter: the plan's, less those that this pass used otherwise (control flow that depends on data).
+  std::vector<bool> captured;
   bool repeated = false;
   struct Node {
     torch::autograd::Edge edge;  // where the engine hands over the gradient
@@ -85,6 +87,7 @@ CapturePlan FindCapturedParameters(const Network& network);
 
 // Gradients of every output of a single example, x [1, input_shape...], for the parameters that are
 // *not* captured, concatenated in parameter order: [C, sum of their numel]. The generic path.
-at::Tensor GenericJacobian(const Network& network, const at::Tensor& x, const CapturePlan& plan);
+at::Tensor GenericJacobian(const Network& network, const at::Tensor& x,
+                           const std::vector<bool>& captured);
 
 }  // namespace laplaced

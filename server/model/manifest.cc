@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "formats/sha256.h"
 
 namespace laplaced {
 namespace {
@@ -138,6 +139,11 @@ absl::StatusOr<Manifest> ParseManifest(const std::string& file_name, const std::
                 absl::StrCat("expected \"categorical\" or \"gaussian\", got \"", likelihood, "\""));
   }
   manifest.n_outputs = reader.Count("n_outputs", true);
+  if (likelihood == "categorical" && manifest.n_outputs == 1) {
+    reader.Fail("n_outputs",
+                "expected at least 2 with a categorical likelihood; for a binary classifier export "
+                "two logits, [0, f]");
+  }
   manifest.class_names =
       reader.List<std::string>("class_names", false, "expected a list of strings",
                                [](const Json& item) { return item.is_string(); });
@@ -154,6 +160,22 @@ absl::StatusOr<Manifest> ParseManifest(const std::string& file_name, const std::
   if (absl::Status status = reader.Finish(); !status.ok()) return status;
   if (absl::Status status = ReadInput(file_name, *input, manifest); !status.ok()) return status;
   return manifest;
+}
+
+std::string ManifestFingerprint(const Manifest& manifest) {
+  const Json identity = {
+      {"likelihood",
+       manifest.likelihood.kind == Likelihood::Kind::kCategorical ? "categorical" : "gaussian"},
+      {"sigma_noise", manifest.likelihood.sigma_noise},
+      {"input_shape", manifest.input_shape},
+      {"uint8_scale", manifest.uint8_scale},
+      {"uint8_mean", manifest.uint8_mean},
+      {"uint8_std", manifest.uint8_std},
+      {"n_outputs", manifest.n_outputs},
+      {"n_data", manifest.n_data},
+      {"weight_decay", manifest.weight_decay},
+  };
+  return Sha256Hex(identity.dump());
 }
 
 }  // namespace laplaced

@@ -43,4 +43,8 @@ struct Manifest {
 // FAILED_PRECONDITION with the file's name, the key, and what was expected.
 absl::StatusOr<Manifest> ParseManifest(const std::string& file_name, const std::string& json);
 
+// Hash of everything in a manifest that changes numbers (not names and descriptions): a posterior
+// belongs to a checkpoint *and* to this.
+std::string ManifestFingerprint(const Manifest& manifest);
+
 }  // namespace laplaced

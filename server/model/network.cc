@@ -7,8 +7,10 @@
 #include <torch/script.h>
 
 #include <algorithm>
+#include <cmath>
 #include <mutex>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "absl/strings/str_cat.h"
 #include "formats/array.h"
@@ -63,15 +65,22 @@ class ParameterRestorer {
   const std::vector<Parameter>& parameters_;
 };
 
-absl::StatusOr<std::vector<Parameter>> CollectParameters(const torch::jit::Module& module) {
+// All parameters but those named in `without`.
+absl::StatusOr<std::vector<Parameter>> CollectParameters(
+    const torch::jit::Module& module, const std::vector<std::string>& without = {}) {
   std::vector<Parameter> parameters;
   std::unordered_map<c10::TensorImpl*, size_t> seen;
+  std::unordered_set<c10::TensorImpl*> left_out;
   int64_t offset = 0;
   for (const auto& submodule : module.named_modules()) {
     for (const auto& entry : submodule.value.named_parameters(/*recurse=*/false)) {
       const std::string name =
           submodule.name.empty() ? entry.name : absl::StrCat(submodule.name, ".", entry.name);
       const at::Tensor& value = entry.value;
+      if (std::find(without.begin(), without.end(), name) != without.end()) {
+        left_out.insert(value.unsafeGetTensorImpl());
+      }
+      if (left_out.count(value.unsafeGetTensorImpl()) > 0) continue;
       if (const auto it = seen.find(value.unsafeGetTensorImpl()); it != seen.end()) {
         parameters[it->second].slots.emplace_back(submodule.value, entry.name);
         continue;
@@ -109,6 +118,32 @@ bool Differ(const at::Tensor& a, const at::Tensor& b) {
   return !((a - b).abs().max().item<double>() <= 1e-4 * scale);
 }
 
+// Forward and reverse mode must tell the same story, s'(J v) = (J's)'v: an operation whose forward
+// derivative is missing or dropped would make curvature too small without a word.
+absl::Status CheckDerivatives(const Network& network, const at::Tensor& x) {
+  const at::Tensor theta = network.FlatParameters();
+  // Different weights for every entry, of the size of one.
+  const at::Tensor v = at::cos(at::arange(theta.size(0), theta.options()) * 0.7);
+  std::pair<at::Tensor, at::Tensor> dual;
+  const absl::Status forward =
+      CatchTorch("forward-mode differentiation does not work for this network", [&] {
+        dual = network.ForwardAndJvp(x, v);
+        return absl::OkStatus();
+      });
+  if (!forward.ok()) return forward;
+  const at::Tensor s =
+      at::sin(at::arange(dual.first.numel(), theta.options()) + 1).view(dual.first.sizes());
+  const double by_forward = (dual.second * s).sum().item<double>();
+  const at::Tensor terms = network.Vjp(dual.first, s).to(at::kDouble) * v.to(at::kDouble);
+  const double by_reverse = terms.sum().item<double>(), scale = terms.abs().sum().item<double>();
+  if (!(std::abs(by_forward - by_reverse) <= 1e-3 * scale)) {
+    return Unsuitable(absl::StrCat(
+        "forward- and reverse-mode derivatives disagree (", by_forward, " against ", by_reverse,
+        "): an operation of this network has no correct forward-mode derivative"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckBehaviour(const Network& network) {
   constexpr int64_t kBatch = 3;
   const at::Tensor x = network.TrialInputs(kBatch);
@@ -135,12 +170,24 @@ absl::Status CheckBehaviour(const Network& network) {
         "mode? Call eval() "
         "before exporting");
   }
-  const at::Tensor with_graph = network.ForwardWithGraph(x);
-  if (!with_graph.requires_grad() ||
-      network.Vjp(with_graph, at::ones_like(with_graph)).abs().max().item<double>() == 0) {
-    return Unsuitable("the outputs do not depend on the parameters");
+  return CheckDerivatives(network, x);
+}
+
+// Names of the parameters that no reverse pass from the outputs reaches.
+std::vector<std::string> UnreachedParameters(const std::vector<Parameter>& parameters,
+                                             const at::Tensor& outputs) {
+  std::vector<std::string> names;
+  std::vector<at::Tensor> leaves;
+  for (const Parameter& p : parameters) leaves.push_back(p.value);
+  std::vector<at::Tensor> grads(leaves.size());
+  if (outputs.requires_grad()) {
+    grads = torch::autograd::grad({outputs}, leaves, {at::ones_like(outputs)}, false, false,
+                                  /*allow_unused=*/true);
   }
-  return absl::OkStatus();
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    if (!grads[i].defined()) names.push_back(parameters[i].name);
+  }
+  return names;
 }
 
 }  // namespace
@@ -176,6 +223,13 @@ absl::StatusOr<Network> Network::FromModule(torch::jit::Module module,
     network.input_shape_ = input_shape;
     network.n_outputs_ = n_outputs;
     network.dtype_ = network.parameters_[0].value.scalar_type();
+    network.unused_parameters_ =
+        UnreachedParameters(network.parameters_, network.ForwardWithGraph(network.TrialInputs(2)));
+    if (network.unused_parameters_.size() == network.parameters_.size()) {
+      return Unsuitable("the outputs do not depend on the parameters");
+    }
+    LAPLACED_ASSIGN_OR_RETURN(network.parameters_,
+                              CollectParameters(network.module_, network.unused_parameters_));
     const Parameter& last = network.parameters_.back();
     network.n_parameters_ = last.offset + last.value.numel();
     LAPLACED_RETURN_IF_ERROR(CheckBehaviour(network));
@@ -189,7 +243,8 @@ absl::StatusOr<Network> Network::Clone() const {
     at::NoGradGuard no_grad;
     Network copy = *this;
     copy.module_ = module_.deepcopy();
-    LAPLACED_ASSIGN_OR_RETURN(copy.parameters_, CollectParameters(copy.module_));
+    LAPLACED_ASSIGN_OR_RETURN(copy.parameters_,
+                              CollectParameters(copy.module_, unused_parameters_));
     return copy;
   });
 }

@@ -1,10 +1,10 @@
 // A trained network as a function of its parameters: forward pass, forward-mode and reverse-mode
 // products.
 //
-// Parameters are seen as one vector theta of length P: all registered floating-point parameters in
-// registration order, each flattened row-major; a tensor that is registered under several names
-// (shared weights) counts once. Inputs are [B, input_shape...], outputs f [B, C]. Everything is
-// computed in the parameters' own precision (fp32 or fp64).
+// Parameters are seen as one vector theta of length P: all registered floating-point parameters
+// that the outputs depend on, in registration order, each flattened row-major; a tensor that is
+// registered under several names (shared weights) counts once. Inputs are [B, input_shape...],
+// outputs f [B, C]. Everything is computed in the parameters' own precision (fp32 or fp64).
 //
 // Ownership and threads: a Network owns its module; copying the object shares it, Clone makes a
 // deep copy. Forward and ForwardWithGraph may run on several threads at once. ForwardAndJvp
@@ -56,6 +56,9 @@ class Network {
   const std::vector<int64_t>& input_shape() const { return input_shape_; }
   at::ScalarType dtype() const { return dtype_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
+  // Names of registered parameters that the outputs do not depend on (unused, or behind a detach);
+  // not part of theta.
+  const std::vector<std::string>& unused_parameters() const { return unused_parameters_; }
 
   // f(x) without any graph.
   at::Tensor Forward(const at::Tensor& x) const;
@@ -83,6 +86,7 @@ class Network {
 
   torch::jit::Module module_;
   std::vector<Parameter> parameters_;
+  std::vector<std::string> unused_parameters_;
   std::vector<int64_t> input_shape_;
   int64_t n_parameters_ = 0;
   int64_t n_outputs_ = 0;

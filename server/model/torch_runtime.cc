@@ -56,6 +56,16 @@ int CpuQuotaThreads() {
   return cpus;
 }
 
+int64_t MemoryLimitBytes() {
+  int64_t limit = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
+  for (const char* path :
+       {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    int64_t bytes = 0;
+    if (std::ifstream(path) >> bytes && bytes > 0) limit = std::min(limit, bytes);
+  }
+  return limit;
+}
+
 absl::Status InitTorchRuntime(int threads, bool allow_slow_blas) {
   default_threads = threads > 0 ? threads : CpuQuotaThreads();
   InitTorchThread();

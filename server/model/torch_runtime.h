@@ -2,6 +2,8 @@
 // in this header.
 #pragma once
 
+#include <cstdint>
+
 #include "absl/status/status.h"
 
 namespace laplaced {
@@ -15,6 +17,10 @@ void ReexecWithPassiveOpenMp(char** argv);
 // CPUs that this process may use: the smaller of the affinity mask and the cgroup's quota (v1 or
 // v2), at least 1.
 int CpuQuotaThreads();
+
+// Bytes of memory that this process may use: the smaller of the machine's memory and the cgroup's
+// limit (v1 or v2).
+int64_t MemoryLimitBytes();
 
 // Sets LibTorch's thread count for the process (0: CpuQuotaThreads) and checks which BLAS serves
 // it. FAILED_PRECONDITION without OpenBLAS unless `allow_slow_blas`; the message says what to

@@ -100,27 +100,41 @@ absl::StatusOr<OperationStore> OperationStore::Open(const std::string& folder,
                                                     std::vector<std::string>* damaged) {
   if (absl::Status status = MakeFolders(folder); !status.ok()) return status;
   if (absl::Status status = RemoveTemporaries(folder); !status.ok()) return status;
-  absl::StatusOr<std::vector<std::string>> names = ListFolder(folder);
-  if (!names.ok()) return names.status();
   OperationStore store(folder);
+  if (absl::Status status = store.ReadAll(false, damaged); !status.ok()) return status;
+  return store;
+}
+
+absl::StatusOr<OperationStore> OperationStore::OpenReadOnly(const std::string& folder,
+                                                            std::vector<std::string>* damaged) {
+  OperationStore store(folder);
+  if (absl::Status status = store.ReadAll(true, damaged); !status.ok()) return status;
+  return store;
+}
+
+absl::Status OperationStore::ReadAll(bool read_only, std::vector<std::string>* damaged) {
+  absl::StatusOr<std::vector<std::string>> names = ListFolder(folder_);
+  if (!names.ok()) return names.status();
   for (const std::string& name : *names) {
     absl::string_view id = name;
     if (!absl::ConsumeSuffix(&id, kSuffix)) continue;
-    const std::string path = PathOf(folder, name);
+    const std::string path = PathOf(folder_, name);
     absl::StatusOr<OperationRecord> record = ReadRecord(path, id);
     if (!record.ok()) {
       if (damaged != nullptr) damaged->push_back(name);
+      if (read_only) continue;
       if (absl::Status status = SetAside(path); !status.ok()) return status;
       continue;
     }
     if (record->state == OperationState::kRunning) {
+      if (read_only) continue;
       MarkStopped(&*record);
-      if (absl::Status status = store.Save(*record); !status.ok()) return status;
+      if (absl::Status status = Save(*record); !status.ok()) return status;
     }
-    store.recovered_.push_back(*std::move(record));
+    recovered_.push_back(*std::move(record));
   }
-  std::sort(store.recovered_.begin(), store.recovered_.end(), StartedBefore);
-  return store;
+  std::sort(recovered_.begin(), recovered_.end(), StartedBefore);
+  return absl::OkStatus();
 }
 
 absl::Status OperationStore::Save(const OperationRecord& record) const {

@@ -40,6 +40,11 @@ class OperationStore {
   static absl::StatusOr<OperationStore> Open(const std::string& folder,
                                              std::vector<std::string>* damaged = nullptr);
 
+  // Reads and changes nothing. Records still marked running are left out: they may be another
+  // process's, which alone knows how they stand. Do not call Save.
+  static absl::StatusOr<OperationStore> OpenReadOnly(const std::string& folder,
+                                                     std::vector<std::string>* damaged = nullptr);
+
   // All records found at Open, ended ones included, oldest first.
   const std::vector<OperationRecord>& recovered() const { return recovered_; }
 
@@ -48,6 +53,8 @@ class OperationStore {
 
  private:
   explicit OperationStore(std::string folder) : folder_(std::move(folder)) {}
+  // Fills `recovered_`; repairs what a dead process left, unless `read_only`.
+  absl::Status ReadAll(bool read_only, std::vector<std::string>* damaged);
 
   std::string folder_;
   std::vector<OperationRecord> recovered_;

@@ -69,6 +69,7 @@ struct PosteriorRecord {
   std::string train_dataset_id;
   std::string validation_dataset_id;
   std::string checkpoint_sha256;
+  std::string manifest_fingerprint;  // of the model.json it was fitted with
   std::string code_version;
   std::string create_time;  // RFC 3339, UTC
 

@@ -62,6 +62,7 @@ void VisitFields(PosteriorRecord& record, Visitor& visit) {
   visit("train_dataset_id", record.train_dataset_id);
   visit("validation_dataset_id", record.validation_dataset_id);
   visit("checkpoint_sha256", record.checkpoint_sha256);
+  visit("manifest_fingerprint", record.manifest_fingerprint);
   visit("code_version", record.code_version);
   visit("create_time", record.create_time);
   visit("fit_seconds", record.fit_seconds);

@@ -97,6 +97,18 @@ absl::StatusOr<Repository> Repository::Open(const std::string& root) {
   return repository;
 }
 
+absl::StatusOr<Repository> Repository::OpenReadOnly(const std::string& root) {
+  Repository repository(root);
+  if (access(root.c_str(), R_OK | X_OK) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("registry folder ", root, " cannot be read"));
+  }
+  if (!IsFolder(root)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("registry: expected a folder, got the file ", root));
+  }
+  return repository;
+}
+
 absl::StatusOr<std::vector<ModelVersion>> Repository::ListModels() const {
   absl::StatusOr<std::vector<std::string>> names = ListFolder(ModelsFolder());
   if (!names.ok()) return names.status();

@@ -9,9 +9,9 @@
 // Names come from clients, so each is validated before it becomes part of a path: 1 to 128
 // characters of letters, digits, '.', '_' and '-', not starting with '.'; anything else is a
 // FieldError, without a path in it. Symbolic links inside the registry are followed: whoever can
-// write there can place checkpoints anyway. One process at a time may write to a registry: Open
-// removes the temporary files of the one before. Thread-safe: holds only the root; all state is on
-// disk.
+// write there can place checkpoints anyway. One process at a time may write to a registry, the one
+// that holds its RegistryLock: Open removes the temporary files of the one before. Any number may
+// read it. Thread-safe: holds only the root; all state is on disk.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +35,11 @@ class Repository {
   // folders, see formats/atomic_file.h) of a killed process.
   // Error: the root cannot be created or written (message names path and reason).
   static absl::StatusOr<Repository> Open(const std::string& root);
+
+  // For a process that only reads, next to one that may write: creates, removes and checks nothing
+  // but that the root is a folder. Folders that are missing count as empty. Errors: NOT_FOUND,
+  // INVALID_ARGUMENT (not a folder), PERMISSION_DENIED and the like.
+  static absl::StatusOr<Repository> OpenReadOnly(const std::string& root);
 
   const std::string& root() const { return root_; }
 

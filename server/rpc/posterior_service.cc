@@ -21,11 +21,25 @@ constexpr char kFit[] = "PosteriorService.FitPosterior";
 constexpr char kList[] = "PosteriorService.ListPosteriors";
 constexpr char kGet[] = "PosteriorService.GetPosterior";
 constexpr char kActivate[] = "PosteriorService.ActivatePosterior";
+constexpr char kUpload[] = "PosteriorService.UploadDataset";
 constexpr char kGetDataset[] = "PosteriorService.GetDataset";
 
 absl::Status CheckPosteriorId(const std::string& id) {
   return CheckId("posterior_id", id, "a posterior");
 }
+
+absl::Status ReadOnly() {
+  return absl::FailedPreconditionError(
+      "this server is read-only (it was started with --read-only) and changes nothing in its "
+      "registry; send fits, uploads and activations to the server that writes to it");
+}
+
+// Answers an upload without reading it.
+class RefusedUpload final : public grpc::ServerReadReactor<v1::UploadDatasetRequest> {
+ public:
+  explicit RefusedUpload(const absl::Status& status) { Finish(ToGrpcStatus(status, kUpload)); }
+  void OnDone() override { delete this; }
+};
 
 }  // namespace
 
@@ -34,6 +48,7 @@ PosteriorService::PosteriorService(const Parts& parts) : parts_(parts) {}
 grpc::ServerUnaryReactor* PosteriorService::FitPosterior(grpc::CallbackServerContext* call,
                                                          const v1::FitPosteriorRequest* request,
                                                          v1::FitPosteriorResponse* response) {
+  if (parts_.read_only) return FinishNow(call, kFit, ReadOnly());
   absl::StatusOr<FitRequest> fit = ToFitRequest(*request);
   if (!fit.ok()) return FinishNow(call, kFit, fit.status());
   return RunOnQueue(
@@ -90,6 +105,7 @@ grpc::ServerUnaryReactor* PosteriorService::GetPosterior(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* PosteriorService::ActivatePosterior(
     grpc::CallbackServerContext* call, const v1::ActivatePosteriorRequest* request,
     v1::ActivatePosteriorResponse* response) {
+  if (parts_.read_only) return FinishNow(call, kActivate, ReadOnly());
   absl::Status valid = CheckModel("model", request->model(), request->version());
   if (valid.ok()) valid = CheckPosteriorId(request->posterior_id());
   if (!valid.ok()) return FinishNow(call, kActivate, valid);
@@ -110,6 +126,7 @@ grpc::ServerUnaryReactor* PosteriorService::ActivatePosterior(
 
 grpc::ServerReadReactor<v1::UploadDatasetRequest>* PosteriorService::UploadDataset(
     grpc::CallbackServerContext* call, v1::UploadDatasetResponse* response) {
+  if (parts_.read_only) return new RefusedUpload(ReadOnly());
   return UploadReactor::Start(parts_.datasets, parts_.upload_queue, call, response);
 }
 

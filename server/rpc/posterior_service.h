@@ -1,8 +1,9 @@
 // laplace.v1.PosteriorService over FitService, ModelHost and DatasetStore.
 //
 // Every call may read or write files, so work runs on queues: uploads on their own, so that a model
-// that loads for seconds does not hold them up, everything else on the one for administration.
-// Thread-safe. All references must outlive the gRPC server.
+// that loads for seconds does not hold them up, everything else on the one for administration. A
+// read-only service answers whatever would write with FAILED_PRECONDITION. Thread-safe. All
+// references must outlive the gRPC server.
 #pragma once
 
 #include <laplace/v1/posterior.grpc.pb.h>
@@ -24,6 +25,7 @@ class PosteriorService final : public laplace::v1::PosteriorService::CallbackSer
     const Operations& operations;
     ComputeQueue& admin_queue;
     ComputeQueue& upload_queue;
+    bool read_only = false;
   };
   explicit PosteriorService(const Parts& parts);
 

@@ -184,7 +184,8 @@ void FillScore(const ScoreValues& values, v1::OodScore* score) {
   score->set_threshold(*values.threshold);
   score->set_target_id_rate(values.target_id_rate);
   score->mutable_is_ood()->Reserve(static_cast<int>(values.values.size()));
-  for (const double value : values.values) score->add_is_ood(value > *values.threshold);
+  // Not `value > threshold`: a NaN must be flagged, because nothing speaks for its example.
+  for (const double value : values.values) score->add_is_ood(!(value <= *values.threshold));
 }
 
 void FillPrediction(const Prediction& prediction, v1::PredictResponse* response) {

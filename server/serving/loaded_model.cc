@@ -1,10 +1,12 @@
 #include "server/serving/loaded_model.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "formats/sha256.h"
 #include "server/model/torch_status.h"
 
@@ -31,6 +33,30 @@ absl::StatusOr<std::string> ReadManifestText(const std::string& path) {
   return text.str();
 }
 
+// A softmax inside the network would be applied twice, and every probability would be too even.
+absl::Status CheckLogits(const Network& network) {
+  const at::Tensor f = network.Forward(network.TrialInputs(8)).to(at::kDouble);
+  const bool sums_to_one = (f.sum(1) - 1).abs().max().item<double>() < 1e-4;
+  if (f.min().item<double>() < 0 || !sums_to_one) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(kCheckpointFile,
+                   ": the outputs look like probabilities (not negative, sum 1); a categorical "
+                   "likelihood needs logits: export the "
+                   "network without its final softmax"));
+}
+
+// What a user should know of a model that is ready all the same; empty if nothing.
+std::string Remarks(const Network& network) {
+  const std::vector<std::string>& unused = network.unused_parameters();
+  if (unused.empty()) return "";
+  constexpr size_t kShown = 5;
+  const std::vector<std::string> shown(unused.begin(),
+                                       unused.begin() + std::min(kShown, unused.size()));
+  return absl::StrCat("the outputs do not depend on ", unused.size(),
+                      " of the registered parameters, which are left out: ",
+                      absl::StrJoin(shown, ", "), unused.size() > kShown ? ", ..." : "");
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const Repository& repository,
@@ -54,11 +80,15 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const Repository& r
                      " (the checkpoint's parameters), got ", manifest.input_dtype));
   }
   return CatchTorch(kCheckpointFile, [&]() -> absl::StatusOr<std::shared_ptr<const LoadedModel>> {
+    if (manifest.likelihood.kind == Likelihood::Kind::kCategorical) {
+      LAPLACED_RETURN_IF_ERROR(CheckLogits(network));
+    }
     CapturePlan capture = FindCapturedParameters(network);
     ModelInfo info;
     info.name = version.name;
     info.version = version.version;
     info.state = ModelState::kReady;
+    info.state_message = Remarks(network);
     info.likelihood = manifest.likelihood.kind == Likelihood::Kind::kCategorical
                           ? LikelihoodKind::kCategorical
                           : LikelihoodKind::kGaussian;

@@ -29,6 +29,13 @@ absl::StatusOr<std::shared_ptr<const LoadedPosterior>> LoadPosterior(const std::
                      record.checkpoint_sha256.substr(0, 12), "..., the model's is ",
                      model.info.checkpoint_sha256.substr(0, 12), "...): fit again"));
   }
+  if (record.manifest_fingerprint != ManifestFingerprint(model.manifest)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("posterior ", record.id,
+                     " was fitted with another model.json (likelihood, input scaling, n_data or "
+                     "weight_decay differ): fit "
+                     "again"));
+  }
   LAPLACED_ASSIGN_OR_RETURN(const ArrayView directions, artifact.tensors.Get(kDirections));
   const std::vector<int64_t> expected = {model.network.n_parameters(), record.rank};
   if (directions.shape != expected || directions.dtype != model.info.input_dtype ||

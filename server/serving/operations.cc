@@ -70,7 +70,9 @@ struct Operations::State {
     Clock::time_point begin;
     std::atomic<bool> stop{false};
     bool stopped_by_user = false;
-    std::thread thread;  // asks for the mutex no more once the snapshot shows the end
+    bool end_decided = false;  // somebody writes, or has written, the final record
+    bool returned = false;     // the thread asks for the mutex no more
+    std::thread thread;
   };
   struct Subscription {
     std::shared_ptr<Operation> operation;
@@ -114,6 +116,10 @@ struct Operations::State {
   void Report(Operation& operation, const std::string& phase, int64_t done, int64_t total,
               double fraction);
   void Run(Operation& operation, const Work& work);
+  // Ends the operation with `result`, unless that is decided already. REQUIRES: `lock` is held; it
+  // is released while the disk is written.
+  void End(Operation& operation, const absl::StatusOr<std::string>& result,
+           std::unique_lock<std::mutex>& lock);
   void Notify();
   std::shared_ptr<Subscription> NextToNotify();
 
@@ -138,6 +144,7 @@ void Operations::State::Report(Operation& operation, const std::string& phase, i
                                int64_t total, double fraction) {
   std::lock_guard<std::mutex> lock(mutex);
   OperationSnapshot& snapshot = operation.snapshot;
+  if (Ended(snapshot)) return;  // it was given up, and the final state is the last
   snapshot.phase = phase;
   snapshot.done = done;
   snapshot.total = total;
@@ -160,26 +167,36 @@ void Operations::State::Run(Operation& operation, const Work& work) {
     result = absl::InternalError(absl::StrCat("unexpected error: ", error.what()));
   }
 
-  OperationRecord record;
-  {
-    std::lock_guard<std::mutex> lock(mutex);
-    record =
-        FinalRecord(operation.snapshot.record, result, shut_down && !operation.stopped_by_user);
+  std::unique_lock<std::mutex> lock(mutex);
+  if (operation.end_decided) {
+    LogWarning(absl::StrCat("the work of operation ", operation.snapshot.record.id,
+                            " ended after the operation was given up; its result is dropped"));
+  } else {
+    End(operation, result, lock);
   }
+  operation.returned = true;
+  --running;
+  ended.notify_all();
+}
+
+void Operations::State::End(Operation& operation, const absl::StatusOr<std::string>& result,
+                            std::unique_lock<std::mutex>& lock) {
+  operation.end_decided = true;
+  OperationRecord record =
+      FinalRecord(operation.snapshot.record, result, shut_down && !operation.stopped_by_user);
+  lock.unlock();
   const absl::Status saved = store.Save(record);
   if (!saved.ok()) {
     LogError(absl::StrCat("the end of operation ", record.id, " could not be recorded and will be ",
                           "shown as a failure after a restart: ", saved.message()));
   }
 
-  std::lock_guard<std::mutex> lock(mutex);
+  lock.lock();
   operation.snapshot.record = std::move(record);
   operation.snapshot.seconds_left = 0;
   if (result.ok()) operation.snapshot.fraction = 1;
   ++operation.snapshot.revision;
-  --running;
   changed.notify_one();
-  ended.notify_all();
 }
 
 // Goes round the subscriptions, so that a busy operation does not keep the others waiting.
@@ -257,7 +274,7 @@ absl::StatusOr<OperationSnapshot> Operations::Start(const std::string& descripti
     return saved;
   }
   for (const auto& other : state.operations) {
-    if (Ended(other->snapshot) && other->thread.joinable()) other->thread.join();
+    if (other->returned && other->thread.joinable()) other->thread.join();
   }
   // Shutdown may have begun while the record was written; the work then sees that at once.
   if (state.shut_down) operation->stop = true;
@@ -320,17 +337,31 @@ void Operations::Unsubscribe(uint64_t subscription) {
   state_->call_done.wait(lock, [&] { return !removed->in_call; });
 }
 
-void Operations::Shutdown() {
+bool Operations::Shutdown(Clock::time_point deadline) {
   State& state = *state_;
   std::unique_lock<std::mutex> lock(state.mutex);
   state.shut_down = true;
   for (const auto& operation : state.operations) {
     if (!Ended(operation->snapshot)) operation->stop = true;
   }
-  state.ended.wait(lock, [&] { return state.running == 0; });
-  for (const auto& operation : state.operations) {
-    if (operation->thread.joinable()) operation->thread.join();
+  const auto all_returned = [&] { return state.running == 0; };
+  if (deadline == Clock::time_point::max()) {
+    state.ended.wait(lock, all_returned);
+  } else {
+    state.ended.wait_until(lock, deadline, all_returned);
   }
+  // A copy, because End lets go of the lock.
+  const std::vector<std::shared_ptr<State::Operation>> operations = state.operations;
+  for (const auto& operation : operations) {
+    if (operation->returned || operation->end_decided || Ended(operation->snapshot)) continue;
+    LogWarning(absl::StrCat("operation ", operation->snapshot.record.id,
+                            " did not stop in time and is given up"));
+    state.End(*operation, absl::CancelledError("given up"), lock);
+  }
+  for (const auto& operation : state.operations) {
+    if (operation->returned && operation->thread.joinable()) operation->thread.join();
+  }
+  return state.running == 0;
 }
 
 }  // namespace laplaced

@@ -3,9 +3,11 @@
 // Every operation runs on its own thread. Its record is on disk before Start returns and again
 // before the end is shown to anyone, so an acknowledged operation is never lost: after a crash it
 // shows up as FAILED (see operation_store.h). If the disk refuses the final record, the end is
-// logged and shown all the same. Thread-safe. The destructor calls Shutdown.
+// logged and shown all the same. Thread-safe. The destructor shuts down and waits for all work,
+// however long it takes, because the work uses what its caller owns.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -69,8 +71,13 @@ class Operations {
                                      std::function<void(const OperationSnapshot&)> on_change);
   void Unsubscribe(uint64_t subscription);
 
-  // Cancels what runs and waits until it has ended. Subscriptions still get the final states.
-  void Shutdown();
+  // Cancels what runs and waits until it has ended, at most until `deadline`; by default as long as
+  // it takes. Work that has not ended by then is given up: its operation ends, on disk too, as if
+  // it had obeyed, and what the work returns later is dropped. False if work still runs: whatever
+  // it uses must then stay until this object is destroyed, or the process ends. Subscriptions still
+  // get the final states. May be called more than once.
+  bool Shutdown(std::chrono::steady_clock::time_point deadline =
+                    std::chrono::steady_clock::time_point::max());
 
  private:
   struct State;

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <chrono>
+#include <functional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -59,6 +61,8 @@ absl::StatusOr<FitOptions> ToOptions(const FitRequest& request) {
   if (request.lanczos_tolerance != 0) options.lanczos_tolerance = request.lanczos_tolerance;
   options.max_products = request.max_products;
   options.max_validation_examples = request.max_validation_examples;
+  options.memory_limit_bytes =
+      MemoryLimitBytes() / 2;  // the rest is for data, serving and everybody else
   return options;
 }
 
@@ -72,21 +76,33 @@ absl::StatusOr<Dataset> LoadDataset(const DatasetStore& store, const std::string
   return ReadDataset(files->inputs_path, files->targets_path);
 }
 
-// Thresholds of every score on the validation data.
-std::vector<OodThresholdRecord> CalibrateThresholds(const FitResult& fit,
-                                                    const Likelihood& likelihood, double rate) {
+// Thresholds of every score on the validation data; `check` may stop the work.
+absl::StatusOr<std::vector<OodThresholdRecord>> CalibrateThresholds(
+    const FitResult& fit, const Likelihood& likelihood, double rate,
+    const std::function<absl::Status()>& check) {
   std::vector<OodThresholdRecord> thresholds;
-  if (fit.validation.size() == 0) return thresholds;
+  const LinearizedData& data = fit.validation;
+  if (data.size() == 0) return thresholds;
   const LowRankPosterior ood = fit.posterior.WithPriorPrecision(fit.ood_prior_precision);
   const std::vector<std::string> names = OodScoreNames(likelihood.kind);
-  const std::vector<at::Tensor> scores = ComputeOodScores(
-      names, {fit.validation.f, fit.validation.t.to(at::kDouble), fit.validation.g}, likelihood,
-      &ood);
+  std::vector<std::vector<double>> values(names.size());
+  constexpr int64_t kBlock = 256;
+  for (int64_t begin = 0; begin < data.size(); begin += kBlock) {
+    LAPLACED_RETURN_IF_ERROR(check());
+    const int64_t count = std::min(kBlock, data.size() - begin);
+    const std::vector<at::Tensor> scores = ComputeOodScores(
+        names,
+        {data.f.narrow(0, begin, count), data.t.narrow(0, begin, count).to(at::kDouble),
+         data.g.narrow(0, begin, count)},
+        likelihood, &ood);
+    for (size_t i = 0; i < names.size(); ++i) {
+      const at::Tensor s = scores[i].contiguous();
+      values[i].insert(values[i].end(), s.data_ptr<double>(), s.data_ptr<double>() + count);
+    }
+  }
   for (size_t i = 0; i < names.size(); ++i) {
-    const at::Tensor s = scores[i].contiguous();
-    const OodThreshold threshold =
-        CalibrateThreshold({s.data_ptr<double>(), s.data_ptr<double>() + s.numel()}, rate);
-    thresholds.push_back({names[i], threshold.threshold, rate, s.numel(), threshold.rate_lower,
+    const OodThreshold threshold = CalibrateThreshold(values[i], rate);
+    thresholds.push_back({names[i], threshold.threshold, rate, data.size(), threshold.rate_lower,
                           threshold.rate_upper});
   }
   return thresholds;
@@ -199,6 +215,7 @@ class TorchFitService : public FitService {
     record.train_dataset_id = request.train_dataset_id;
     record.validation_dataset_id = request.validation_dataset_id;
     record.checkpoint_sha256 = model.info.checkpoint_sha256;
+    record.manifest_fingerprint = ManifestFingerprint(model.manifest);
     record.code_version = LAPLACED_VERSION;
     return record;
   }
@@ -217,11 +234,14 @@ class TorchFitService : public FitService {
     };
     LAPLACED_ASSIGN_OR_RETURN(const FitResult result,
                               RunFit(risk, model.capture, validation, options, progress));
-    LAPLACED_RETURN_IF_ERROR(progress("saving", 0, 1, 0.97));
-    LAPLACED_RETURN_IF_ERROR(CatchTorch("thresholds", [&] {
-      record.ood_thresholds = CalibrateThresholds(result, risk.likelihood, record.target_id_rate);
+    const auto check = [&] { return progress("thresholds", 0, 0, 0.96); };
+    LAPLACED_RETURN_IF_ERROR(CatchTorch("thresholds", [&]() -> absl::Status {
+      LAPLACED_ASSIGN_OR_RETURN(
+          record.ood_thresholds,
+          CalibrateThresholds(result, risk.likelihood, record.target_id_rate, check));
       return absl::OkStatus();
     }));
+    LAPLACED_RETURN_IF_ERROR(progress("saving", 0, 1, 0.98));
     record.create_time = absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone());
     record.fit_seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

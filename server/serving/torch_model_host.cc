@@ -45,15 +45,17 @@ class TorchModelHost : public ModelHost {
   absl::StatusOr<ModelInfo> Load(const std::string& name, int64_t version) override {
     LAPLACED_RETURN_IF_ERROR(ValidateName("name", name));
     LAPLACED_ASSIGN_OR_RETURN(const ModelVersion found, Resolve(name, version));
+    const Key key{found.name, found.version};
     std::lock_guard<std::mutex> changing(changing_);
+    {
+      // Versions do not change: what is loaded stays as it is, whatever has become of its files.
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (const auto it = loaded_.find(key); it != loaded_.end()) return it->second->info();
+    }
     auto loaded = LoadVersion(found);
     std::lock_guard<std::mutex> lock(mutex_);
-    const Key key{found.name, found.version};
     if (!loaded.ok()) {
-      // A version that is being served stays as it was; its state is not FAILED.
-      if (loaded_.count(key) == 0 && loaded.status().code() != absl::StatusCode::kNotFound) {
-        failures_[key] = std::string(loaded.status().message());
-      }
+      failures_[key] = std::string(loaded.status().message());
       return loaded.status();
     }
     failures_.erase(key);
@@ -110,16 +112,26 @@ class TorchModelHost : public ModelHost {
   absl::StatusOr<std::shared_ptr<const TorchServedModel>> LoadVersion(
       const ModelVersion& version) const {
     LAPLACED_ASSIGN_OR_RETURN(const auto model, LoadModel(repository_, version));
-    std::shared_ptr<const LoadedPosterior> posterior;
-    LAPLACED_ASSIGN_OR_RETURN(const std::string active, repository_.ActivePosterior(version));
-    if (!active.empty()) {
-      LAPLACED_ASSIGN_OR_RETURN(const std::string folder,
-                                repository_.PosteriorFolder(version, active));
-      LAPLACED_ASSIGN_OR_RETURN(posterior, LoadPosterior(folder, *model));
-    }
-    auto served = std::make_shared<const TorchServedModel>(model, posterior, options_);
+    // A posterior that cannot be used must not keep the model from loading: fitting or activating
+    // another one is the repair.
+    auto posterior = LoadActivePosterior(version, *model);
+    auto served = std::make_shared<const TorchServedModel>(
+        model, posterior.ok() ? *posterior : nullptr, options_,
+        posterior.ok()
+            ? ""
+            : absl::StrCat("the active posterior cannot be used: ", posterior.status().message()));
     LAPLACED_RETURN_IF_ERROR(served->WarmUp());
     return served;
+  }
+
+  // Null if none is active.
+  absl::StatusOr<std::shared_ptr<const LoadedPosterior>> LoadActivePosterior(
+      const ModelVersion& version, const LoadedModel& model) const {
+    LAPLACED_ASSIGN_OR_RETURN(const std::string active, repository_.ActivePosterior(version));
+    if (active.empty()) return std::shared_ptr<const LoadedPosterior>();
+    LAPLACED_ASSIGN_OR_RETURN(const std::string folder,
+                              repository_.PosteriorFolder(version, active));
+    return LoadPosterior(folder, model);
   }
 
   absl::StatusOr<std::shared_ptr<const TorchServedModel>> FindLoaded(const std::string& name,

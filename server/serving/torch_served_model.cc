@@ -14,12 +14,18 @@
 namespace laplaced {
 namespace {
 
-constexpr int64_t kBlock = 64;
+constexpr int64_t kForwardBlock = 64;
 
 int64_t NextPowerOfTwo(int64_t n) {
   int64_t power = 1;
   while (power < n) power *= 2;
   return power;
+}
+
+// The largest power of two that ExamplesPerStep allows.
+int64_t BlockSize(const Network& network) {
+  const int64_t most = ExamplesPerStep(network), power = NextPowerOfTwo(most);
+  return power > most ? power / 2 : power;
 }
 
 at::Tensor PadToPowerOfTwo(const at::Tensor& x) {
@@ -43,6 +49,17 @@ void AppendScores(std::vector<ScoreValues>& out, const std::vector<at::Tensor>& 
   }
 }
 
+// Finite inputs can still be too large for the network's precision.
+absl::Status CheckFinite(const at::Tensor& rows, int64_t begin) {
+  const at::Tensor bad = rows.isfinite().all(1).logical_not();
+  if (!bad.any().item<bool>()) return absl::OkStatus();
+  return FieldError(
+      "inputs",
+      absl::StrCat("row ", begin + bad.nonzero()[0].item<int64_t>(),
+                   " makes the network's outputs or their derivatives overflow: values are too "
+                   "large for the precision that the network computes in"));
+}
+
 // f, T and G of `count` examples from `begin`, without the padding, in fp64.
 absl::StatusOr<OodInputs> LinearizeBlock(const LoadedModel& model, const at::Tensor& directions,
                                          const at::Tensor& raw, int64_t begin, int64_t count) {
@@ -50,8 +67,11 @@ absl::StatusOr<OodInputs> LinearizeBlock(const LoadedModel& model, const at::Ten
       ToNetworkInput(raw.narrow(0, begin, count), model.manifest, model.network.dtype()));
   LAPLACED_ASSIGN_OR_RETURN(const JacobianProducts products,
                             ComputeJacobianProducts(model.network, model.capture, x, directions));
-  return OodInputs{products.f.narrow(0, 0, count).to(at::kDouble), products.t.narrow(0, 0, count),
-                   products.g.narrow(0, 0, count)};
+  OodInputs block{products.f.narrow(0, 0, count).to(at::kDouble), products.t.narrow(0, 0, count),
+                  products.g.narrow(0, 0, count)};
+  // A gradient that overflows shows up on the diagonal of G.
+  LAPLACED_RETURN_IF_ERROR(CheckFinite(block.f + block.g.diagonal(0, 1, 2), begin));
+  return block;
 }
 
 void AppendClassification(const OodInputs& block, const LowRankPosterior& posterior,
@@ -86,12 +106,16 @@ void AppendRegression(const OodInputs& block, const LowRankPosterior& posterior,
 
 TorchServedModel::TorchServedModel(std::shared_ptr<const LoadedModel> model,
                                    std::shared_ptr<const LoadedPosterior> posterior,
-                                   const ModelHostOptions& options)
+                                   const ModelHostOptions& options, const std::string& remark)
     : model_(std::move(model)),
       posterior_(std::move(posterior)),
       options_(options),
-      info_(model_->info) {
+      info_(model_->info),
+      remark_(remark) {
   if (posterior_ != nullptr) info_.active_posterior_id = posterior_->artifact.record.id;
+  if (!remark.empty()) {
+    absl::StrAppend(&info_.state_message, info_.state_message.empty() ? "" : "; ", remark);
+  }
 }
 
 absl::Status TorchServedModel::ValidateCommon(const ArrayView& inputs,
@@ -99,7 +123,8 @@ absl::Status TorchServedModel::ValidateCommon(const ArrayView& inputs,
   if (posterior_ == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat(
         "model ", info_.name, "/", info_.version,
-        " has no active posterior: fit one (FitPosterior, `laplace fit`) or activate one"));
+        " has no active posterior: fit one (FitPosterior, `laplace fit`) or activate one",
+        remark_.empty() ? "" : absl::StrCat(" (", remark_, ")")));
   }
   LAPLACED_RETURN_IF_ERROR(
       CatchTorch("inputs", [&] { return CheckInputs("inputs", inputs, model_->manifest); }));
@@ -158,6 +183,7 @@ absl::StatusOr<Prediction> TorchServedModel::Predict(const ArrayView& inputs,
     const LowRankPosterior posterior = posterior_->value.WithPriorPrecision(
         options.prior_precision.value_or(posterior_->value.prior_precision));
     const std::vector<std::string> names = ScoreNames(options.ood_scores);
+    const int64_t block_size = BlockSize(model_->network);
     Prediction out;
     out.posterior_id = posterior_id();
     out.batch = raw.size(0);
@@ -165,11 +191,11 @@ absl::StatusOr<Prediction> TorchServedModel::Predict(const ArrayView& inputs,
     out.likelihood = info_.likelihood;
     out.prior_precision = posterior.prior_precision;
     out.scores = EmptyScores(names);
-    for (int64_t begin = 0; begin < out.batch; begin += kBlock) {
+    for (int64_t begin = 0; begin < out.batch; begin += block_size) {
       LAPLACED_RETURN_IF_ERROR(context.Check());
       LAPLACED_ASSIGN_OR_RETURN(const OodInputs block,
                                 LinearizeBlock(*model_, posterior.directions, raw, begin,
-                                               std::min(kBlock, out.batch - begin)));
+                                               std::min(block_size, out.batch - begin)));
       Append(out.functional_mean, block.f);
       if (likelihood.kind == Likelihood::Kind::kCategorical) {
         AppendClassification(block, posterior, options, out);
@@ -188,10 +214,11 @@ absl::StatusOr<Scores> TorchServedModel::Score(const ArrayView& inputs, const Sc
     const at::Tensor raw = AliasArray(inputs);
     const std::vector<std::string> names = ScoreNames(options.ood_scores);
     const bool needs_posterior = NeedsPosterior(names);
+    const int64_t block_size = needs_posterior ? BlockSize(model_->network) : kForwardBlock;
     Scores out{posterior_id(), EmptyScores(names)};
-    for (int64_t begin = 0; begin < raw.size(0); begin += kBlock) {
+    for (int64_t begin = 0; begin < raw.size(0); begin += block_size) {
       LAPLACED_RETURN_IF_ERROR(context.Check());
-      const int64_t count = std::min(kBlock, raw.size(0) - begin);
+      const int64_t count = std::min(block_size, raw.size(0) - begin);
       OodInputs block;
       if (needs_posterior) {
         LAPLACED_ASSIGN_OR_RETURN(
@@ -200,6 +227,7 @@ absl::StatusOr<Scores> TorchServedModel::Score(const ArrayView& inputs, const Sc
         const at::Tensor x = PadToPowerOfTwo(
             ToNetworkInput(raw.narrow(0, begin, count), model_->manifest, model_->network.dtype()));
         block.f = model_->network.Forward(x).narrow(0, 0, count).to(at::kDouble);
+        LAPLACED_RETURN_IF_ERROR(CheckFinite(block.f, begin));
       }
       AppendScores(out.scores, ComputeOodScores(names, block, model_->manifest.likelihood,
                                                 &posterior_->ood_value));
@@ -214,9 +242,11 @@ absl::Status TorchServedModel::WarmUp() const {
                                       ? posterior_->value.directions
                                       : at::zeros({model_->network.n_parameters(), 0},
                                                   at::TensorOptions(model_->network.dtype()));
-    for (int64_t size = 1; size <= kBlock; size *= 2) {
+    for (int64_t size = 1; size <= kForwardBlock; size *= 2) {
+      model_->network.Forward(model_->network.TrialInputs(size));
+    }
+    for (int64_t size = 1; size <= BlockSize(model_->network); size *= 2) {
       const at::Tensor x = model_->network.TrialInputs(size);
-      model_->network.Forward(x);
       LAPLACED_RETURN_IF_ERROR(
           ComputeJacobianProducts(model_->network, model_->capture, x, directions).status());
     }

@@ -1,7 +1,7 @@
 // ServedModel on LibTorch: validation, the predictive and the scores for one loaded model and one
 // posterior.
 //
-// Requests run in blocks of at most kBlock examples, each padded to a power of two by repeating its
+// Requests run in blocks of at most 64 examples, each padded to a power of two by repeating its
 // first example, because oneDNN's primitive cache grows without bound over varied batch sizes;
 // padding never changes another example's answer.
 #pragma once
@@ -17,10 +17,11 @@ namespace laplaced {
 
 class TorchServedModel : public ServedModel {
  public:
-  // `posterior` may be null.
+  // `posterior` may be null; `remark` then says why, if there is more to say than that none was
+  // fitted.
   TorchServedModel(std::shared_ptr<const LoadedModel> model,
                    std::shared_ptr<const LoadedPosterior> posterior,
-                   const ModelHostOptions& options);
+                   const ModelHostOptions& options, const std::string& remark = "");
 
   const ModelInfo& info() const override { return info_; }
   std::string posterior_id() const override { return info_.active_posterior_id; }
@@ -46,6 +47,7 @@ class TorchServedModel : public ServedModel {
   std::shared_ptr<const LoadedPosterior> posterior_;
   ModelHostOptions options_;
   ModelInfo info_;
+  std::string remark_;
 };
 
 }  // namespace laplaced

@@ -2,15 +2,21 @@
 
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "formats/file_handle.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/registry/operation_store.h"
 #include "tests/support/client_call.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/test_server.h"
@@ -108,6 +114,28 @@ void AddModelFolders(const std::string& registry) {
   }
 }
 
+grpc::Status StartFit(TestServer& server, v1::FitPosteriorResponse* response) {
+  v1::FitPosteriorRequest request;
+  request.set_model("net");
+  request.set_train_dataset_id("sha256-0");
+  return Call(*server.posteriors, &v1::PosteriorService::Stub::FitPosterior, request, response);
+}
+
+// Every file and folder below `root` with its time of last change.
+std::map<std::string, std::filesystem::file_time_type> Snapshot(const std::string& root) {
+  std::map<std::string, std::filesystem::file_time_type> entries;
+  entries[root] = std::filesystem::last_write_time(root);
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(root)) {
+    entries[entry.path().string()] = entry.last_write_time();
+  }
+  return entries;
+}
+
+void ExpectRefusedAsReadOnly(const grpc::Status& status) {
+  EXPECT_EQ(status.error_code(), StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(status.error_message(), HasSubstr("this server is read-only"));
+}
+
 TEST(ServerTest, SaysWhereItListensAndThatItServes) {
   TestServer server;
   EXPECT_THAT(server.server->address(), HasSubstr("127.0.0.1:"));
@@ -134,9 +162,12 @@ TEST(ServerTest, TakenPortIsAClearError) {
   v1::ServerConfig config = ConfigFor(registry.path());
   config.set_listen(first.server->address());
   std::vector<std::string> loaded;
+  testing::internal::CaptureStderr();
   EXPECT_THAT(Server::Start(config, BackendThatLoads(&loaded)),
               StatusIs(absl::StatusCode::kUnavailable,
                        AllOf(HasSubstr(first.server->address()), HasSubstr("taken"))));
+  // What is wrong is in the status; gRPC's own pages about it are for the debug level.
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
 }
 
 TEST(ServerTest, RegistryThatCannotBeMadeIsAnError) {
@@ -205,6 +236,28 @@ TEST(ServerTest, DrainFinishesWhatIsInProgress) {
             StatusCode::UNAVAILABLE);
 }
 
+// A client by hand that has begun HTTP/2 and then neither reads nor closes, like a process whose
+// gRPC channel nobody uses: a channel of this process would be served by the server's own threads.
+TEST(ServerTest, IdleConnectionDoesNotHoldStopUp) {
+  TestServer server;
+  const std::string& listen = server.server->address();
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(static_cast<uint16_t>(std::stoi(listen.substr(listen.rfind(':') + 1))));
+  const UniqueFd client(socket(AF_INET, SOCK_STREAM, 0));
+  ASSERT_EQ(connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  const std::string hello =
+      "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + std::string("\0\0\0\4\0\0\0\0\0", 9);
+  ASSERT_EQ(write(client.get(), hello.data(), hello.size()), static_cast<ssize_t>(hello.size()));
+  char answer = 0;
+  ASSERT_EQ(read(client.get(), &answer, 1), 1);
+
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_TRUE(server.server->Stop());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
+}
+
 TEST(ServerTest, DrainCancelsWhatTakesTooLong) {
   v1::ServerConfig config;
   config.set_drain_seconds(0.05);
@@ -228,12 +281,8 @@ TEST(ServerTest, DrainEndsOperationsAndTheirWatchers) {
     while (!handle.cancelled()) std::this_thread::yield();
     return absl::CancelledError("stopped");
   });
-  v1::FitPosteriorRequest request;
-  request.set_model("net");
-  request.set_train_dataset_id("sha256-0");
   v1::FitPosteriorResponse response;
-  ASSERT_TRUE(
-      Call(*server.posteriors, &v1::PosteriorService::Stub::FitPosterior, request, &response).ok());
+  ASSERT_TRUE(StartFit(server, &response).ok());
   grpc::ClientContext context;
   v1::WatchOperationRequest watch;
   watch.set_id(response.operation().id());
@@ -247,6 +296,137 @@ TEST(ServerTest, DrainEndsOperationsAndTheirWatchers) {
   EXPECT_EQ(last.state(), v1::OPERATION_STATE_FAILED);
   EXPECT_EQ(last.error_code(), static_cast<int>(StatusCode::ABORTED));
   stop.join();
+}
+
+TEST(ServerTest, StopDoesNotWaitForAFitThatDoesNotReact) {
+  v1::ServerConfig config;
+  config.set_drain_seconds(0.05);
+  Event entered;
+  Event release;
+  TestServer server(config);
+  server.fits->SetWork([&](OperationHandle&) -> absl::StatusOr<std::string> {
+    entered.Set();
+    EXPECT_TRUE(release.Wait());
+    return std::string("p-1");
+  });
+  v1::FitPosteriorResponse fit;
+  ASSERT_TRUE(StartFit(server, &fit).ok());
+  ASSERT_TRUE(entered.Wait());
+  EXPECT_FALSE(server.server->Stop());
+  // What a later start would find.
+  TempFolder copy;
+  const std::string records = server.registry() + "/operations";
+  std::filesystem::copy(records, copy.path(), std::filesystem::copy_options::recursive);
+  const auto store = OperationStore::Open(copy.path());
+  ASSERT_THAT(store, IsOk());
+  ASSERT_EQ(store->recovered().size(), 1u);
+  EXPECT_EQ(store->recovered()[0].error_code, static_cast<int>(absl::StatusCode::kAborted));
+  EXPECT_THAT(store->recovered()[0].error_message, HasSubstr("was stopped"));
+  release.Set();  // the server's destructor waits for the work
+}
+
+TEST(ServerTest, SecondServerOnARegistryFailsAndChangesNothing) {
+  TestServer first;
+  first.fits->SetWork([](OperationHandle& handle) -> absl::StatusOr<std::string> {
+    while (!handle.cancelled()) std::this_thread::yield();
+    return absl::CancelledError("stopped");
+  });
+  v1::FitPosteriorResponse fit;
+  ASSERT_TRUE(StartFit(first, &fit).ok());
+  std::filesystem::create_directories(first.registry() + "/datasets/.tmp-of-an-upload");
+  TempFolder folder;
+  v1::ServerConfig config = ConfigFor(first.registry());
+  config.set_address_file(folder.Write("address", first.server->address()));
+  const auto before = Snapshot(first.registry());
+
+  std::vector<std::string> loaded;
+  EXPECT_THAT(Server::Start(config, BackendThatLoads(&loaded)),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       AllOf(HasSubstr(first.registry()), HasSubstr("another laplaced"))));
+  EXPECT_EQ(Snapshot(first.registry()), before);
+  EXPECT_TRUE(std::filesystem::exists(config.address_file()));
+  v1::GetOperationRequest request;
+  request.set_id(fit.operation().id());
+  v1::GetOperationResponse response;
+  ASSERT_TRUE(
+      Call(*first.operations, &v1::OperationService::Stub::GetOperation, request, &response).ok());
+  EXPECT_EQ(response.operation().state(), v1::OPERATION_STATE_RUNNING);
+
+  first.server.reset();
+  EXPECT_THAT(Server::Start(config, BackendThatLoads(&loaded)), IsOk());
+  EXPECT_FALSE(std::filesystem::exists(config.address_file()));
+}
+
+TEST(ServerTest, ReadOnlyServerChangesNothingInItsRegistry) {
+  TestServer writer;
+  AddModelFolders(writer.registry());
+  writer.fits->SetWork([](OperationHandle& handle) -> absl::StatusOr<std::string> {
+    while (!handle.cancelled()) std::this_thread::yield();
+    return absl::CancelledError("stopped");
+  });
+  v1::FitPosteriorResponse running;
+  ASSERT_TRUE(StartFit(writer, &running).ok());
+  std::filesystem::create_directories(writer.registry() + "/datasets/.tmp-of-an-upload");
+  test_support::WriteFileBytes(writer.registry() + "/operations/op-bad.json", "{}");
+  const auto before = Snapshot(writer.registry());
+
+  v1::ServerConfig config;
+  config.set_registry(writer.registry());
+  config.set_read_only(true);
+  {
+    TestServer replicas[2] = {TestServer(config), TestServer(config)};
+    for (TestServer& replica : replicas) {
+      v1::PredictResponse prediction;
+      EXPECT_TRUE(Call(*replica.predictions, &v1::PredictionService::Stub::Predict,
+                       GoodPredictRequest(), &prediction)
+                      .ok());
+      v1::ListModelsResponse models;
+      EXPECT_TRUE(Call(*replica.models, &v1::ModelService::Stub::ListModels,
+                       v1::ListModelsRequest(), &models)
+                      .ok());
+      v1::GetPosteriorRequest get;
+      get.set_model("net");
+      v1::GetPosteriorResponse posterior;
+      EXPECT_TRUE(
+          Call(*replica.posteriors, &v1::PosteriorService::Stub::GetPosterior, get, &posterior)
+              .ok());
+      v1::ListOperationsResponse operations;
+      EXPECT_TRUE(Call(*replica.operations, &v1::OperationService::Stub::ListOperations,
+                       v1::ListOperationsRequest(), &operations)
+                      .ok());
+      EXPECT_EQ(operations.operations_size(), 0) << "the running one is the writer's";
+
+      v1::FitPosteriorResponse fit;
+      ExpectRefusedAsReadOnly(StartFit(replica, &fit));
+      v1::ActivatePosteriorRequest activate;
+      activate.set_model("net");
+      activate.set_posterior_id("p-2");
+      v1::ActivatePosteriorResponse activated;
+      ExpectRefusedAsReadOnly(Call(*replica.posteriors,
+                                   &v1::PosteriorService::Stub::ActivatePosterior, activate,
+                                   &activated));
+      grpc::ClientContext context;
+      v1::UploadDatasetResponse uploaded;
+      const auto upload = replica.posteriors->UploadDataset(&context, &uploaded);
+      upload->Write(v1::UploadDatasetRequest());
+      upload->WritesDone();
+      ExpectRefusedAsReadOnly(upload->Finish());
+      EXPECT_TRUE(replica.server->Stop());
+    }
+  }
+  EXPECT_EQ(Snapshot(writer.registry()), before);
+}
+
+TEST(ServerTest, ReadOnlyServerNeedsAnExistingFolder) {
+  TempFolder folder;
+  v1::ServerConfig config = ConfigFor(folder.File("none"));
+  config.set_read_only(true);
+  std::vector<std::string> loaded;
+  EXPECT_THAT(Server::Start(config, BackendThatLoads(&loaded)),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr(folder.File("none"))));
+  EXPECT_FALSE(std::filesystem::exists(folder.File("none")));
+  config.set_registry(folder.Write("file", ""));
+  EXPECT_THAT(Server::Start(config, BackendThatLoads(&loaded)), testing::Not(IsOk()));
 }
 
 TEST(ServerTest, StopMayBeCalledTwiceAndTogether) {

@@ -63,8 +63,7 @@ void Exact(benchmark::State& state, const BenchNetwork& net, int64_t batch, int6
 
 void FullJacobian(benchmark::State& state, const BenchNetwork& net, int64_t batch, int64_t k) {
   const at::Tensor x = net.network.TrialInputs(batch), u = Directions(net.network, k);
-  CapturePlan none;
-  none.captured.assign(net.network.parameters().size(), false);
+  const std::vector<bool> none(net.network.parameters().size(), false);
   const double peak = PeakMegabytes();
   for (auto _ : state) {
     std::vector<at::Tensor> rows;

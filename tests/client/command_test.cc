@@ -2,17 +2,23 @@
 // word by word.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/wait.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <future>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "formats/npz.h"
 #include "tests/client/fake_server.h"
 
@@ -125,7 +131,7 @@ TEST_F(Command, MistakesInUsageExitWithTwo) {
        {"", "frobnicate", "models", "models load", "models load digits/x", "fit digits",
         "predict digits", "predict digits --input f.npy --limit 0", "score digits --input",
         "predict digits --input f.npy --rows 9:5", "fit digits --train f.npz --debiasing maybe",
-        "models ls --output yaml", "health --timeout -1"}) {
+        "models ls --output yaml", "health --timeout -1", "health --wait 0"}) {
     const Outcome outcome = Run(arguments);
     EXPECT_EQ(outcome.exit_code, 2) << arguments << "\n" << outcome.err;
     EXPECT_THAT(outcome.err, HasSubstr("--help")) << arguments;
@@ -161,6 +167,93 @@ TEST_F(Command, ModelsAreLoadedListedShownAndUnloaded) {
   EXPECT_EQ(Json::parse(Run("models ls --output json").out)["models"].size(), 2u);
   EXPECT_EQ(Json::parse(Run("--output json models show digits").out)["n_parameters"], 12345);
   EXPECT_EQ(Run("models unload digits/3").exit_code, 0);
+}
+
+TEST_F(Command, AModelThatIsNotLoadedIsNotUsed) {
+  server_.SetModelState(v1::MODEL_STATE_FAILED, "dropout is left on");
+  for (const std::string verb :
+       {"fit digits --train ", "predict digits --input ", "score digits --input "}) {
+    const Outcome outcome = Run(verb + DataFile());
+    EXPECT_EQ(outcome.exit_code, 1) << verb;
+    EXPECT_EQ(outcome.err,
+              "laplace: model digits/3: expected a loaded one (state ready), its state is failed "
+              "(dropout is left on); load it with: laplace models load digits/3 "
+              "(FAILED_PRECONDITION)\n");
+  }
+  server_.SetModelState(v1::MODEL_STATE_AVAILABLE, "");
+  EXPECT_THAT(Run("predict digits --input " + DataFile()).err,
+              HasSubstr("its state is available; load it with: laplace models load digits/3"));
+}
+
+TEST_F(Command, ModelsShowWhatTheServerSaysAboutTheirState) {
+  EXPECT_THAT(Run("models ls").out, Not(HasSubstr("NOTE")));
+  const std::string reason =
+      "parameter features.0.weight holds 3 values that are\nnot finite: train the network again";
+  server_.SetModelState(v1::MODEL_STATE_FAILED, reason);
+  const std::string list = Run("models ls").out;
+  EXPECT_THAT(list, HasSubstr("parameter features.0.weight holds 3 values that are not f...\n"));
+  EXPECT_THAT(list, HasSubstr("shirts/1  available\n"));
+  EXPECT_EQ(Run("models show digits").out,
+            "model   digits/3\n"
+            "state   failed\n"
+            "reason  parameter features.0.weight holds 3 values that are\n"
+            "        not finite: train the network again\n");
+  server_.SetModelState(v1::MODEL_STATE_READY, "posterior p-9 is damaged");
+  EXPECT_THAT(Run("models ls").out, HasSubstr("p-1        posterior p-9 is damaged\n"));
+  EXPECT_THAT(Run("models show digits").out, HasSubstr("posterior p-9 is damaged\n"));
+}
+
+TEST_F(Command, FitIsCancelledBySignalsThatEndPrograms) {
+  v1::Operation running;
+  running.set_state(v1::OPERATION_STATE_RUNNING);
+  running.set_description("fit digits/3");
+  const std::string data = DataFile();
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    FakeServer server;
+    server.SetOperationScript({running});
+    server.RunUntilCancelled();
+    // The shell writes its process id and becomes the command.
+    const std::string command = absl::StrCat(
+        "echo $$ >", folder_, "/pid; exec ", LAPLACE_COMMAND, " fit digits --server ",
+        server.address(), " --train ", data, " >", folder_, "/out 2>", folder_, "/err </dev/null");
+    auto status =
+        std::async(std::launch::async, [&command] { return std::system(command.c_str()); });
+    const auto over = [&status](std::chrono::milliseconds wait) {
+      return status.wait_for(wait) == std::future_status::ready;
+    };
+    while (server.Calls("WatchOperation") == 0 && !over(std::chrono::milliseconds(5))) {
+    }
+    ASSERT_FALSE(over(std::chrono::milliseconds(0))) << ReadText(folder_ + "/err");
+    const pid_t pid = std::stoi(ReadText(folder_ + "/pid"));
+    ASSERT_GT(pid, 1);
+    kill(pid, signal);
+    const int code = status.get();
+    EXPECT_TRUE(WIFEXITED(code) && WEXITSTATUS(code) == 1) << signal;
+    EXPECT_EQ(server.Calls("CancelOperation"), 1) << signal;
+    EXPECT_THAT(ReadText(folder_ + "/err"), HasSubstr("fit digits/3 was cancelled (CANCELLED)"));
+  }
+}
+
+TEST_F(Command, ARefusedFitNamesTheOneThatRuns) {
+  v1::Operation done;
+  done.set_id("op-8");
+  done.set_state(v1::OPERATION_STATE_SUCCEEDED);
+  v1::Operation running;
+  running.set_id("op-9");
+  running.set_state(v1::OPERATION_STATE_RUNNING);
+  running.set_description("fit shirts/1");
+  running.set_fraction(0.25);
+  server_.SetOperations({running, done});
+  for (const char* flag : {"", " --no-wait"}) {
+    server_.FailNext("FitPosterior", ErrorWithRetryDelay(grpc::StatusCode::RESOURCE_EXHAUSTED,
+                                                         "too many fits", absl::Seconds(9)));
+    const Outcome fit = Run("fit digits --train " + DataFile() + flag);
+    EXPECT_EQ(fit.exit_code, 1);
+    EXPECT_THAT(fit.err, HasSubstr("too many fits; running: op-9 (fit shirts/1, 25.0 % done), "
+                                   "watch it with: laplace operations watch op-9, or cancel it "
+                                   "with: laplace operations cancel op-9 (RESOURCE_EXHAUSTED)\n"));
+    EXPECT_THAT(fit.err, Not(HasSubstr("op-8")));
+  }
 }
 
 TEST_F(Command, FitSendsDataFollowsAndReports) {
@@ -271,6 +364,40 @@ TEST_F(Command, HealthIsForProbes) {
   const Outcome outcome = Run("health");
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_THAT(outcome.err, HasSubstr("not serving"));
+}
+
+TEST_F(Command, HealthWaitsForAServerThatIsNotReadyYet) {
+  server_.SetServing(false);
+  auto later = std::async(std::launch::async, [this] {
+    absl::SleepFor(absl::Milliseconds(500));
+    server_.SetServing(true);
+  });
+  const Outcome outcome = Run("health --wait 60");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("is serving"));
+}
+
+TEST_F(Command, HealthWaitsForAPortThatIsNotOpenYet) {
+  // A port that was free a moment ago.
+  const std::string address = FakeServer().address();
+  auto later = std::async(std::launch::async, [&address] {
+    absl::SleepFor(absl::Milliseconds(700));
+    return std::make_unique<FakeServer>(address);
+  });
+  const Outcome outcome = Run("health --wait 60 --server " + address);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+}
+
+TEST_F(Command, HealthGivesUpWhenTimeIsUpOrWaitingIsNoUse) {
+  const absl::Time start = absl::Now();
+  const Outcome closed = Run("health --wait 1 --server 127.0.0.1:1");
+  EXPECT_EQ(closed.exit_code, 1);
+  EXPECT_THAT(closed.err, HasSubstr("no server can be reached at 127.0.0.1:1"));
+  EXPECT_GE(absl::Now() - start, absl::Milliseconds(500));
+  EXPECT_EQ(Run("health --wait 60 --service nobody").exit_code, 1);
+  server_.SetServing(false);
+  EXPECT_EQ(Run("health --wait 0.3").exit_code, 1);
+  EXPECT_LT(absl::Now() - start, absl::Seconds(30));
 }
 
 }  // namespace

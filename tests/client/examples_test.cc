@@ -98,6 +98,12 @@ TEST_F(ExamplesTest, AreCutToARangeOfRows) {
               HasSubstr("rows 2:9 are not among its 4 rows"));
 }
 
+TEST_F(ExamplesTest, AreNotFoundInAFileWithoutRows) {
+  const std::string path = Npz({{"x", Bytes({0, 2}, "")}, {"y", Bytes({0}, "")}});
+  EXPECT_EQ(std::string(ReadExamples({path, "", {}}).status().message()),
+            path + ": holds no rows (its array has shape [0, 2]), expected at least one");
+}
+
 TEST_F(ExamplesTest, SayWhatAFileHoldsInstead) {
   const std::string path = Npz({{"a", Bytes({1}, "a")}, {"b", Bytes({1}, "b")}});
   EXPECT_THAT(std::string(ReadExamples({path, "", {}}).status().message()),
@@ -117,20 +123,69 @@ TEST(ParseRowRangeTest, TakesOpenEnds) {
   }
 }
 
-TEST(ShapeForModelTest, ReshapesWhereTheCountsMatch) {
-  Array flat = Bytes({3, 2}, "abcdef");
-  ASSERT_TRUE(ShapeForModel(TwoPixelModel(), "f", flat).ok());
-  EXPECT_THAT(flat.shape, ElementsAre(3, 1, 2));
-  Array single = Bytes({2}, "ab");
-  ASSERT_TRUE(ShapeForModel(TwoPixelModel(), "f", single).ok());
-  EXPECT_THAT(single.shape, ElementsAre(1, 1, 2));
+client::Model ModelOf(const std::vector<int64_t>& input_shape) {
+  client::Model model = TwoPixelModel();
+  model.input_shape = input_shape;
+  return model;
+}
+
+// What ShapeForModel makes of zeros of `shape`.
+absl::StatusOr<std::vector<int64_t>> Shaped(const std::vector<int64_t>& shape,
+                                            const std::vector<int64_t>& input_shape) {
+  int64_t elements = 1;
+  for (int64_t size : shape) elements *= size;
+  Array array = Bytes(shape, std::string(elements, '\0'));
+  const absl::Status status = ShapeForModel(ModelOf(input_shape), "f", array);
+  if (!status.ok()) return status;
+  return array.shape;
+}
+
+TEST(ShapeForModelTest, AddsAndDropsDimensionsOfSizeOne) {
+  EXPECT_THAT(*Shaped({3, 2}, {1, 2}), ElementsAre(3, 1, 2));
+  EXPECT_THAT(*Shaped({5, 4, 3}, {1, 4, 3}), ElementsAre(5, 1, 4, 3));
+  EXPECT_THAT(*Shaped({5, 4, 3, 1}, {1, 4, 3}), ElementsAre(5, 1, 4, 3));
+  EXPECT_THAT(*Shaped({5, 1, 1, 7}, {7}), ElementsAre(5, 7));
+  EXPECT_THAT(*Shaped({5}, {1}), ElementsAre(5, 1));
+}
+
+TEST(ShapeForModelTest, TakesOneExampleWithoutABatch) {
+  EXPECT_THAT(*Shaped({2}, {1, 2}), ElementsAre(1, 1, 2));
+  EXPECT_THAT(*Shaped({4, 3}, {1, 4, 3}), ElementsAre(1, 1, 4, 3));
+  EXPECT_THAT(*Shaped({3, 4, 5}, {3, 4, 5}), ElementsAre(1, 3, 4, 5));
+}
+
+TEST(ShapeForModelTest, RefusesWhatOnlyHasAsManyElements) {
+  // Channels last, one image of it, flat images, transposed images, rows of one value.
+  const std::vector<std::pair<std::vector<int64_t>, std::vector<int64_t>>> cases = {
+      {{3, 32, 32, 3}, {3, 32, 32}},
+      {{32, 32, 3}, {3, 32, 32}},
+      {{2, 3072}, {3, 32, 32}},
+      {{2, 4, 3}, {1, 3, 4}},
+      {{4, 1}, {4}},
+      {{4, 1}, {1, 4}},
+      {{6}, {2, 3}}};
+  for (const auto& [shape, input_shape] : cases) {
+    EXPECT_EQ(Shaped(shape, input_shape).status().code(), absl::StatusCode::kInvalidArgument)
+        << ::testing::PrintToString(shape);
+  }
+  EXPECT_THAT(std::string(Shaped({2, 3072}, {3, 32, 32}).status().message()),
+              HasSubstr("expected an array of shape [N, 3, 32, 32], got [2, 3072]; the number of "
+                        "elements fits, but their order is not guessed: reshape the array"));
+}
+
+TEST(ShapeForModelTest, SaysHowToPutChannelsFirst) {
+  EXPECT_THAT(std::string(Shaped({3, 32, 32, 3}, {3, 32, 32}).status().message()),
+              HasSubstr("expected an array of shape [N, 3, 32, 32], got [3, 32, 32, 3]; the model "
+                        "wants channels first: transpose(0, 3, 1, 2)"));
+  EXPECT_THAT(std::string(Shaped({32, 32, 3}, {3, 32, 32}).status().message()),
+              HasSubstr("channels first: transpose(2, 0, 1)"));
 }
 
 TEST(ShapeForModelTest, NamesBothShapesWhereTheyDoNot) {
   Array wrong = Bytes({2, 3}, "abcdef");
   EXPECT_THAT(std::string(ShapeForModel(TwoPixelModel(), "new.npy", wrong).message()),
-              HasSubstr("new.npy: model digits takes examples of shape [1, 2], this array has "
-                        "shape [2, 3]"));
+              HasSubstr("new.npy: model digits takes examples of shape [1, 2]: expected an array "
+                        "of shape [N, 1, 2], got [2, 3]"));
 }
 
 TEST(ShapeForModelTest, RefusesPixelsThatTheModelCannotScale) {

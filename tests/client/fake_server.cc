@@ -144,11 +144,37 @@ struct FakeServer::State final : v1::ModelService::Service,
   v1::FitPosteriorRequest last_fit;
   v1::PredictRequest last_predict;
   std::unique_ptr<v1::PredictResponse> prediction;
+  v1::ModelState model_state = v1::MODEL_STATE_READY;
+  std::string model_message;
+  std::vector<v1::Operation> operation_list;
   std::vector<v1::Operation> script;
   size_t script_position = 0;
   std::deque<std::pair<int, grpc::Status>> watch_drops;
   bool until_cancelled = false;
   bool cancelled = false;
+
+  State() {
+    v1::Operation operation;
+    operation.set_id("op-1");
+    operation.set_state(v1::OPERATION_STATE_SUCCEEDED);
+    operation.set_description("fit digits/3");
+    operation.set_fraction(1);
+    operation.set_posterior_id("p-1");
+    operation_list.push_back(operation);
+  }
+
+  v1::Model Model() const {
+    const std::lock_guard<std::mutex> lock(mutex);
+    v1::Model model = DigitsModel();
+    if (model_state != v1::MODEL_STATE_READY) {
+      model.Clear();
+      model.set_name("digits");
+      model.set_version(3);
+    }
+    model.set_state(model_state);
+    model.set_state_message(model_message);
+    return model;
+  }
 
   // Counts the call, waits, and says how it ends.
   grpc::Status Enter(const std::string& method, grpc::ServerContext* context) {
@@ -171,7 +197,7 @@ struct FakeServer::State final : v1::ModelService::Service,
 
   grpc::Status ListModels(grpc::ServerContext* context, const v1::ListModelsRequest*,
                           v1::ListModelsResponse* response) override {
-    *response->add_models() = DigitsModel();
+    *response->add_models() = Model();
     v1::Model& other = *response->add_models();
     other.set_name("shirts");
     other.set_version(1);
@@ -181,14 +207,14 @@ struct FakeServer::State final : v1::ModelService::Service,
 
   grpc::Status GetModel(grpc::ServerContext* context, const v1::GetModelRequest* request,
                         v1::GetModelResponse* response) override {
-    *response->mutable_model() = DigitsModel();
+    *response->mutable_model() = Model();
     if (grpc::Status status = Enter("GetModel", context); !status.ok()) return status;
     return Known(request->name());
   }
 
   grpc::Status LoadModel(grpc::ServerContext* context, const v1::LoadModelRequest* request,
                          v1::LoadModelResponse* response) override {
-    *response->mutable_model() = DigitsModel();
+    *response->mutable_model() = Model();
     if (grpc::Status status = Enter("LoadModel", context); !status.ok()) return status;
     return Known(request->name());
   }
@@ -265,12 +291,10 @@ struct FakeServer::State final : v1::ModelService::Service,
 
   grpc::Status ListOperations(grpc::ServerContext* context, const v1::ListOperationsRequest*,
                               v1::ListOperationsResponse* response) override {
-    v1::Operation& operation = *response->add_operations();
-    operation.set_id("op-1");
-    operation.set_state(v1::OPERATION_STATE_SUCCEEDED);
-    operation.set_description("fit digits/3");
-    operation.set_fraction(1);
-    operation.set_posterior_id("p-1");
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      response->mutable_operations()->Add(operation_list.begin(), operation_list.end());
+    }
     return Enter("ListOperations", context);
   }
 
@@ -404,11 +428,11 @@ grpc::Status FakeServer::State::Predict(grpc::ServerContext* context,
   return Known(request->model());
 }
 
-FakeServer::FakeServer() : state_(std::make_unique<State>()) {
+FakeServer::FakeServer(const std::string& listen) : state_(std::make_unique<State>()) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
   int port = 0;
-  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(static_cast<v1::ModelService::Service*>(state_.get()));
   builder.RegisterService(static_cast<v1::PosteriorService::Service*>(state_.get()));
   builder.RegisterService(static_cast<v1::OperationService::Service*>(state_.get()));
@@ -477,6 +501,17 @@ v1::PredictRequest FakeServer::LastPredict() const {
 void FakeServer::SetPrediction(const v1::PredictResponse& response) {
   const std::lock_guard<std::mutex> lock(state_->mutex);
   state_->prediction = std::make_unique<v1::PredictResponse>(response);
+}
+
+void FakeServer::SetModelState(v1::ModelState state, const std::string& message) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->model_state = state;
+  state_->model_message = message;
+}
+
+void FakeServer::SetOperations(std::vector<v1::Operation> operations) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->operation_list = std::move(operations);
 }
 
 void FakeServer::SetServing(bool serving) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "laplace/v1/model.pb.h"
 #include "laplace/v1/operation.pb.h"
 #include "laplace/v1/posterior.pb.h"
 #include "laplace/v1/prediction.pb.h"
@@ -30,7 +31,8 @@ grpc::Status ErrorWithRetryDelay(grpc::StatusCode code, const std::string& messa
 
 class FakeServer {
  public:
-  FakeServer();
+  // On a free port unless one is named.
+  explicit FakeServer(const std::string& listen = "127.0.0.1:0");
   ~FakeServer();
 
   std::string address() const;
@@ -41,6 +43,11 @@ class FakeServer {
   void Delay(const std::string& method, absl::Duration delay);
   int Calls(const std::string& method) const;
 
+  // State and message of the model from now on; unless READY it is described by nothing else, as
+  // the real server does.
+  void SetModelState(v1::ModelState state, const std::string& message);
+  // Replaces the answer to ListOperations.
+  void SetOperations(std::vector<v1::Operation> operations);
   // What WatchOperation sends for any operation, in order; each stream starts where the one before
   // was dropped.
   void SetOperationScript(std::vector<v1::Operation> script);

@@ -37,6 +37,21 @@ TEST(TableTest, NumbersReadEasily) {
   EXPECT_EQ(ShortHash("sha256-0123456789abcdef"), "sha256-0123456789ab");
 }
 
+TEST(TableTest, ZeroHasNoSign) {
+  EXPECT_EQ(Number(-0.0), "0");
+  EXPECT_EQ(Number(0), "0");
+  EXPECT_EQ(Number(-0.5), "-0.5");
+}
+
+TEST(TableTest, LongTextIsShortenedToOneLine) {
+  EXPECT_EQ(Shortened("as it is", 8), "as it is");
+  EXPECT_EQ(Shortened(" two\n\nlines\there ", 20), "two lines here");
+  EXPECT_EQ(Shortened("a bit too long", 10), "a bit t...");
+  EXPECT_EQ(Shortened("a bit too long", 9), "a bit...");
+  EXPECT_EQ(Shortened("\u00e4\u00f6\u00fc\u00e4\u00f6", 4), "\u00e4...");
+  EXPECT_EQ(Shortened("", 4), "");
+}
+
 TEST(SpectrumTableTest, ShowsWhatDebiasingChanged) {
   client::Posterior posterior;
   posterior.biased_eigenvalues = {4, 2, 1};

@@ -9,6 +9,7 @@
 
 #include "client/cpp/errors.h"
 #include "tests/integration/world.h"
+#include "tests/reference/networks.h"
 #include "tests/support/status_matchers.h"
 
 namespace laplaced::integration {
@@ -120,14 +121,26 @@ TEST_F(BadInputTest, PredictSaysWhatIsWrongWithARequest) {
   }
 }
 
-TEST_F(BadInputTest, HugeFiniteInputsGetAnAnswerOrAClearError) {
+TEST_F(BadInputTest, InputsThatOverflowAreRefusedAndNeverScoredAsOrdinary) {
+  // Finite as sent, infinite in the network's single precision.
+  Array doubles{DType::kFloat64, {3, 4}, std::string(96, '\0')};
+  for (int64_t i = 0; i < 12; ++i)
+    doubles.data<double>()[i] = i < 8 ? 0.5 : 1e300 * (i % 2 == 0 ? 1 : -1);
+  for (const std::vector<std::string>& scores :
+       {std::vector<std::string>{"energy"},
+        std::vector<std::string>{"laplace_entropy", "variance"}}) {
+    laplace::client::ScoreRequest request;
+    request.model = "mlp";
+    request.inputs = doubles;
+    request.ood_scores = scores;
+    EXPECT_THAT(client_->Score(request),
+                StatusIs(StatusCode::kInvalidArgument, HasSubstr("row 2 makes")));
+  }
   PredictRequest request;
   request.model = "mlp";
-  request.inputs = Floats({2, 4}, 3e38f);
-  const auto answer = client_->Predict(request);
-  if (!answer.ok()) {
-    EXPECT_EQ(answer.status().code(), StatusCode::kFailedPrecondition) << answer.status();
-  }
+  request.inputs = doubles;
+  EXPECT_THAT(client_->Predict(request),
+              StatusIs(StatusCode::kInvalidArgument, HasSubstr("row 2 makes")));
 }
 
 TEST_F(BadInputTest, FitsAreRefusedBeforeTheyStart) {
@@ -216,6 +229,13 @@ TEST_F(BadInputTest, CheckpointsThatCannotServeAreRefusedWithTheReason) {
              R"({"likelihood": "categorical", "input": {"shape": [4]}, "n_outputs": 7})");
        },
        StatusCode::kFailedPrecondition, "expected outputs of shape [3, 7]"},
+      {"17",
+       [](const std::string& f) {
+         reference::MakeModule({{"w", {3, 4}}},
+                               "  return torch.softmax(torch.linear(x, self.w), 1)\n", at::kFloat)
+             .save(f + "/model.pt");
+       },
+       StatusCode::kFailedPrecondition, "the outputs look like probabilities"},
   };
   for (const Case& c : cases) {
     const std::string folder = world_->root() + "/models/spoilt/" + c.version;

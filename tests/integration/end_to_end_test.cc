@@ -276,6 +276,53 @@ TEST_F(EndToEndTest, APosteriorOfAnotherCheckpointIsRefused) {
                                      ::testing::HasSubstr("fitted to another checkpoint")));
 }
 
+TEST_F(EndToEndTest, AnUnusableActivePosteriorIsToldAndRepairedThroughTheApi) {
+  auto client = world_.Connect();
+  const std::string good = world_.Fit(*client);
+  const auto before = client->Predict(Request());
+  world_.Stop();
+  test_support::WriteFileBytes(world_.ModelFolder() + "/ACTIVE", "p-gone\n");
+  world_.Start();
+  client = world_.Connect();
+  const auto model = client->GetModel("mlp");
+  ASSERT_THAT(model, IsOk());
+  EXPECT_EQ(model->state, laplace::client::ModelState::kReady);
+  EXPECT_THAT(model->state_message, ::testing::HasSubstr("the active posterior cannot be used"));
+  EXPECT_THAT(client->Predict(Request()),
+              test_support::StatusIs(absl::StatusCode::kFailedPrecondition,
+                                     ::testing::HasSubstr("p-gone")));
+  ASSERT_THAT(client->ActivatePosterior("mlp", 1, good), IsOk());
+  ExpectSameDigits(*client->Predict(Request()), *before);
+  EXPECT_EQ(client->GetModel("mlp")->state_message, "");
+}
+
+TEST_F(EndToEndTest, APosteriorBelongsToItsManifestToo) {
+  auto client = world_.Connect();
+  world_.Fit(*client);
+  world_.Stop();
+  const std::string path = world_.ModelFolder() + "/model.json";
+  std::string manifest = test_support::ReadFileBytes(path);
+  manifest.replace(manifest.find("0.01"), 4, "0.02");
+  test_support::WriteFileBytes(path, manifest);
+  world_.Start();
+  client = world_.Connect();
+  EXPECT_THAT(client->Predict(Request()),
+              test_support::StatusIs(absl::StatusCode::kFailedPrecondition,
+                                     ::testing::HasSubstr("fitted with another model.json")));
+  world_.Fit(*client);
+  EXPECT_THAT(client->Predict(Request()), IsOk());
+}
+
+TEST_F(EndToEndTest, ValidationDataThatWereTrainedOnAreRemarkedUpon) {
+  const auto client = world_.Connect();
+  auto request = world_.FitRequest(*client);
+  request.validation_dataset_id = request.train_dataset_id;
+  ASSERT_THAT(client->Fit(request), IsOk());
+  EXPECT_THAT(client->GetPosterior("mlp")->warnings,
+              ::testing::Contains(::testing::HasSubstr(
+                  "300 of 300 validation examples are in the training data too")));
+}
+
 TEST_F(EndToEndTest, ACancelledFitLeavesNothingBehind) {
   const auto client = world_.Connect();
   auto request = world_.FitRequest(*client);

@@ -162,6 +162,26 @@ TEST_F(FitTest, ImpossibleSizesAreRefusedBeforeWorkStarts) {
   ExpectRefused("options.direction_batch_size", "the training data has 120");
 }
 
+TEST_F(FitTest, ARankThatMemoryCannotHoldIsRefused) {
+  options_.rank = 20;
+  options_.memory_limit_bytes = 51 * 8 * 40;
+  ExpectRefused("options.rank", "at most 14 would fit");
+  options_.rank = 14;
+  EXPECT_TRUE(Fit().ok());
+}
+
+TEST_F(FitTest, NoCurvatureAtAllIsAnErrorNotAnEmptyPosterior) {
+  risk_.data.inputs.fill_(0);
+  for (const Parameter& p : risk_.network.parameters()) {
+    at::NoGradGuard no_grad;
+    if (p.name == "b2") at::Tensor(p.value).copy_(at::tensor({1e4, 0.0, 0.0}, at::kDouble));
+  }
+  risk_.data.targets.fill_(0);
+  const absl::Status status = Fit().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("curvature of the direction batch is zero"));
+}
+
 TEST_F(FitTest, UnusableOptionsAreRefused) {
   options_.prior_precision = -1.0;
   ExpectRefused("options.prior_precision", "expected a finite number > 0, got -1");

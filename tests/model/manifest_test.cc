@@ -51,6 +51,7 @@ TEST(ManifestTest, SaysWhatIsWrong) {
                 "n_outputs: expected a positive whole number");
   ExpectRefused(Replaced("\"n_outputs\": 2", "\"n_outputs\": 3"),
                 "class_names: expected n_outputs = 3 names, got 2");
+  ExpectRefused(Replaced("\"n_outputs\": 2", "\"n_outputs\": 1"), "n_outputs: expected at least 2");
   ExpectRefused(Replaced("[2, 1, 2]", "[2, 0, 2]"), "input.shape");
   ExpectRefused(Replaced("[2, 1, 2]", "[99999999, 99999999, 99999999]"),
                 "input.shape: is too large");

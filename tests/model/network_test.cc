@@ -58,6 +58,20 @@ TEST(NetworkTest, RefusesParametersThatAreNotFiniteOrMixed) {
   ExpectUnsuitable(Network::FromModule(mixed, {4}, 3).status(), "mix types");
 }
 
+TEST(NetworkTest, ParametersThatTheOutputsDoNotDependOnAreLeftOut) {
+  const Network network = reference::MakeNetwork(
+      MakeModule(
+          {{"w", {3, 4}}, {"unused", {5}}, {"detached", {4, 4}}},
+          "  h = torch.linear(x, self.detached).detach()\n  return torch.linear(x + h, self.w)\n",
+          at::kDouble),
+      {4}, 3);
+  EXPECT_EQ(network.n_parameters(), 12);
+  EXPECT_THAT(network.unused_parameters(), ::testing::UnorderedElementsAre("unused", "detached"));
+  const auto clone = network.Clone();
+  ASSERT_TRUE(clone.ok());
+  EXPECT_EQ(clone->n_parameters(), 12);
+}
+
 TEST(NetworkTest, SharedTensorsCountOnce) {
   torch::jit::Module module =
       MakeModule({{"w", {4, 4}}}, "  return torch.linear(x, self.w)\n", at::kFloat);

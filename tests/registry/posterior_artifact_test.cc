@@ -37,10 +37,10 @@ template <typename Record>
 auto Fields(Record& record) {
   auto& [f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, f17, f18, f19, f20,
          f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34, f35, f36, f37, f38,
-         f39, f40, f41, f42, f43, f44, f45, f46] = record;
+         f39, f40, f41, f42, f43, f44, f45, f46, f47] = record;
   return std::tie(f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, f17, f18,
                   f19, f20, f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34,
-                  f35, f36, f37, f38, f39, f40, f41, f42, f43, f44, f45, f46);
+                  f35, f36, f37, f38, f39, f40, f41, f42, f43, f44, f45, f46, f47);
 }
 
 constexpr size_t kFieldCount =
@@ -198,6 +198,7 @@ TEST_F(PosteriorArtifactTest, HoldsEveryFieldUnderItsOwnNameAndTheFileTable) {
                            "train_dataset_id",
                            "validation_dataset_id",
                            "checkpoint_sha256",
+                           "manifest_fingerprint",
                            "code_version",
                            "create_time",
                            "fit_seconds",

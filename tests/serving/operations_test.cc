@@ -1,6 +1,7 @@
 #include "server/serving/operations.h"
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <filesystem>
@@ -325,6 +326,61 @@ TEST_F(OperationsTest, ShutdownRecordsWhatItStopsAsAborted) {
   operations.reset();
   EXPECT_EQ(Open()->Get(started->record.id)->record.error_code,
             static_cast<int>(absl::StatusCode::kAborted));
+}
+
+TEST_F(OperationsTest, ShutdownGivesUpWorkThatDoesNotReact) {
+  auto operations = Open();
+  Event entered;
+  Event release;
+  Event late_report;
+  const auto started =
+      operations->Start("fit a/1", [&](OperationHandle& handle) -> absl::StatusOr<std::string> {
+        entered.Set();
+        EXPECT_TRUE(release.Wait());
+        handle.Report("too late", 1, 2, 0.5);
+        late_report.Set();
+        return std::string("p-1");
+      });
+  ASSERT_THAT(started, IsOk());
+  ASSERT_TRUE(entered.Wait());
+  Watcher watcher;
+  const auto subscription = operations->Subscribe(started->record.id, watcher.Callback());
+  ASSERT_THAT(subscription, IsOk());
+
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(50);
+  EXPECT_FALSE(operations->Shutdown(deadline));
+  EXPECT_GE(std::chrono::steady_clock::now(), deadline);
+  const auto given_up = operations->Get(started->record.id);
+  ASSERT_THAT(given_up, IsOk());
+  EXPECT_EQ(given_up->record.state, OperationState::kFailed);
+  EXPECT_EQ(given_up->record.error_code, static_cast<int>(absl::StatusCode::kAborted));
+  EXPECT_NE(given_up->record.end_time, "");
+  EXPECT_EQ(watcher.WaitForEnd().back().record.state, OperationState::kFailed);
+  operations->Unsubscribe(*subscription);
+  // On disk too, and not by the recovery of a later start.
+  TempFolder copy;
+  std::filesystem::copy(folder_.path(), copy.path(), std::filesystem::copy_options::recursive);
+  EXPECT_EQ(OpenIn(copy.path(), 1)->Get(started->record.id)->record.end_time,
+            given_up->record.end_time);
+
+  release.Set();
+  ASSERT_TRUE(late_report.Wait());
+  EXPECT_TRUE(operations->Shutdown());
+  const auto last = operations->Get(started->record.id);
+  EXPECT_EQ(last->record.state, OperationState::kFailed);
+  EXPECT_EQ(last->phase, "");
+  EXPECT_EQ(last->revision, given_up->revision);
+  operations.reset();
+  EXPECT_EQ(Open()->Get(started->record.id)->record.error_code,
+            static_cast<int>(absl::StatusCode::kAborted));
+}
+
+TEST_F(OperationsTest, ShutdownSaysThatEverythingEnded) {
+  auto operations = Open();
+  ASSERT_THAT(operations->Start("fit a/1", RunUntilCancelled), IsOk());
+  RunToEnd(*operations, Succeed);
+  EXPECT_TRUE(operations->Shutdown(std::chrono::steady_clock::now() + test_support::kTestPatience));
+  EXPECT_TRUE(operations->Shutdown());
 }
 
 TEST_F(OperationsTest, EndedOnesSurviveARestart) {

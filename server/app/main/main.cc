@@ -1,10 +1,8 @@
 // The laplaced command: settings, LibTorch start-up, the server, signals.
 //
-// Exit codes: 0 after a drain or an answered --help and the like, 1 if the server could not start,
-// 2 for bad settings, 128 plus the signal's number if a signal came before the server was ready, or
-// again while it drained.
-#include <unistd.h>
-
+// Exit codes: 0 after a drain (also one that had to leave a fit behind) or an answered --help and
+// the like, 1 if the server could not start, 2 for bad settings, 128 plus the signal's number if a
+// signal came before the server was ready, or again while it drained.
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -78,9 +76,6 @@ int Serve(const laplace::v1::ServerConfig& config) {
   const absl::Status torch = InitTorchRuntime(threads, config.allow_slow_blas());
   if (!torch.ok()) return Fail(kCannotStart, torch);
 
-  // A file that an earlier run left would tell whoever waits for it that this server is ready.
-  if (!config.address_file().empty()) unlink(config.address_file().c_str());
-
   ServerBackend backend;
   backend.make_model_host = MakeModelHost;
   backend.make_fit_service = MakeFitService;
@@ -100,7 +95,10 @@ int Serve(const laplace::v1::ServerConfig& config) {
   const int signal = signals->Wait();
   LogInfo(absl::StrCat("signal ", signal, ": finishing calls in progress, at most ",
                        config.drain_seconds(), " s; a second signal stops at once"));
-  (*server)->Stop();
+  if (!(*server)->Stop()) {
+    LogWarning("stopped without waiting for a fit that does not react; it is recorded as aborted");
+    std::_Exit(0);  // destroying the server would wait for it
+  }
   LogInfo("stopped");
   return 0;
 }
