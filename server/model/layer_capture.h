@@ -59,8 +59,9 @@ struct CapturePlan {
 struct CapturedForward {
   at::Tensor
       outputs;  // f, [B, C], with graph; [B * C, C] if every example stands in the batch C times
-  int64_t batch = 0;   // B
-  // For each parameter: the plan's, less those that this pass used otherwise (control flow that depends on data).
+  int64_t batch = 0;  // B
+  // For each parameter: the plan's, less those that this pass used otherwise (control flow that
+  // depends on data).
   std::vector<bool> captured;
   bool repeated = false;
   struct Node {

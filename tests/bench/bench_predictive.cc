@@ -8,15 +8,18 @@
 //                                 memory, then contracted
 //   gemm                          single-precision matrix product, the machine's measured limit
 //
-// Counters: ms_per_image; GFLOPS (gemm); peak_MB, growth of the process's peak memory during the
-// benchmark. Ratios between rows are what to quote. Run alone on a quiet machine:  bench_predictive
-// --benchmark_filter=resnet20
+// Counters: ms_per_image; GFLOPS (gemm); peak_MB, how far the peak memory rose above what the
+// process held before (memory that earlier benchmarks freed may be used again). Ratios between rows
+// are what to quote. Run alone on a quiet machine:
+//   bench_predictive --benchmark_filter=resnet20
 #include <ATen/Parallel.h>
 #include <benchmark/benchmark.h>
-#include <sys/resource.h>
 #include <torch/autograd.h>
 
+#include <chrono>
 #include <cstdlib>
+#include <fstream>
+#include <string>
 
 #include "server/curvature/jacobian_products.h"
 #include "server/model/torch_runtime.h"
@@ -25,46 +28,64 @@
 namespace laplaced::bench {
 namespace {
 
-double PeakMegabytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) / 1024;
+// "VmHWM" (peak) or "VmRSS" (present) of this process, MB.
+double ProcessMegabytes(const std::string& field) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind(field + ":", 0) == 0)
+      return std::strtod(line.c_str() + field.size() + 1, nullptr) / 1024;
+  }
+  return 0;
 }
+
+// Time and memory of one benchmark, from construction to Report.
+class Meter {
+ public:
+  Meter() {
+    std::ofstream("/proc/self/clear_refs") << 5;  // the peak starts over
+    memory_ = ProcessMegabytes("VmRSS");
+    start_ = std::chrono::steady_clock::now();
+  }
+  void Report(benchmark::State& state, int64_t images) const {
+    const std::chrono::duration<double, std::milli> elapsed =
+        std::chrono::steady_clock::now() - start_;
+    state.counters["ms_per_image"] =
+        elapsed.count() / static_cast<double>(state.iterations() * images);
+    state.counters["peak_MB"] = ProcessMegabytes("VmHWM") - memory_;
+  }
+
+ private:
+  double memory_;
+  std::chrono::steady_clock::time_point start_;
+};
 
 at::Tensor Directions(const Network& network, int64_t k) {
   at::manual_seed(1);
   return std::get<0>(at::linalg_qr(at::randn({network.n_parameters(), k}))).contiguous();
 }
 
-void Report(benchmark::State& state, int64_t images, double peak_before) {
-  state.counters["ms_per_image"] = benchmark::Counter(
-      static_cast<double>(images) * 1e-3,
-      benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
-  state.counters["peak_MB"] = PeakMegabytes() - peak_before;
-}
-
 void Forward(benchmark::State& state, const BenchNetwork& net, int64_t batch) {
   const at::Tensor x = net.network.TrialInputs(batch);
   net.network.Forward(x);
-  const double peak = PeakMegabytes();
+  const Meter meter;
   for (auto _ : state) benchmark::DoNotOptimize(net.network.Forward(x));
-  Report(state, batch, peak);
+  meter.Report(state, batch);
 }
 
 void Exact(benchmark::State& state, const BenchNetwork& net, int64_t batch, int64_t k) {
   const at::Tensor x = net.network.TrialInputs(batch), u = Directions(net.network, k);
-  const double peak = PeakMegabytes();
+  const Meter meter;
   for (auto _ : state) {
     const auto products = ComputeJacobianProducts(net.network, net.capture, x, u);
     if (!products.ok()) state.SkipWithError(std::string(products.status().message()).c_str());
   }
-  Report(state, batch, peak);
+  meter.Report(state, batch);
 }
 
 void FullJacobian(benchmark::State& state, const BenchNetwork& net, int64_t batch, int64_t k) {
   const at::Tensor x = net.network.TrialInputs(batch), u = Directions(net.network, k);
   const std::vector<bool> none(net.network.parameters().size(), false);
-  const double peak = PeakMegabytes();
+  const Meter meter;
   for (auto _ : state) {
     std::vector<at::Tensor> rows;
     for (int64_t n = 0; n < batch; ++n)
@@ -73,7 +94,7 @@ void FullJacobian(benchmark::State& state, const BenchNetwork& net, int64_t batc
     benchmark::DoNotOptimize(at::einsum("ncp,pk->nck", {jacobian, u}));
     benchmark::DoNotOptimize(at::einsum("ncp,ndp->ncd", {jacobian, jacobian}));
   }
-  Report(state, batch, peak);
+  meter.Report(state, batch);
 }
 
 void Gemm(benchmark::State& state) {
