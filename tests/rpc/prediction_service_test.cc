@@ -235,7 +235,7 @@ TEST(PredictionServiceTest, ClientsThatVanishAtEveryMomentDoNoHarm) {
 TEST(PredictionServiceTest, InternalErrorsAreHiddenBehindANumber) {
   TestServer server;
   for (const absl::Status& hidden :
-       {absl::InternalError("secret at /root/x.cc:12"), absl::UnknownError("secret of LibTorch")}) {
+       {absl::InternalError("secret at source.cc:12"), absl::UnknownError("secret of LibTorch")}) {
     server.host->SetComputeHook([hidden](const ComputeContext&) { return hidden; });
     v1::PredictResponse response;
     const grpc::Status status = Predict(server, GoodPredictRequest(), &response);
