@@ -23,41 +23,65 @@ void Accumulate(const at::Tensor& jacobian, const at::Tensor& directions, const 
 
 // One parameter with everything that adds to its gradient.
 struct Contribution {
+  size_t parameter = 0;
   std::vector<std::pair<size_t, const ParameterUse*>> uses;  // (node, use)
 };
 
-// The whole share of one parameter for examples [begin, begin + count).
-void AddTile(const Contribution& contribution, const std::vector<NodeGradients>& grads,
-             const at::Tensor& u, int64_t begin, int64_t count, const JacobianProducts& products) {
-  const at::Tensor t = products.t.narrow(0, begin, count), g = products.g.narrow(0, begin, count);
-  at::Tensor jacobian;
-  for (const auto& [node, use] : contribution.uses) {
-    const at::Tensor tile = grads[node].Tile(begin, count);
-    if (contribution.uses.size() == 1 && use->AddProducts(tile, begin, count, u, t, g)) return;
-    const at::Tensor part = use->Jacobian(tile, begin, count);
-    jacobian = jacobian.defined() ? jacobian + part : part;
+// Parameters that read the same node's gradients (weight and bias, say) stand together, so that
+// each tile of gradients is put together once.
+using ContributionGroups = std::map<size_t, std::vector<Contribution>>;
+
+ContributionGroups GroupByNode(const CapturedForward& forward,
+                               const std::vector<NodeGradients>& grads) {
+  std::map<size_t, Contribution> by_parameter;
+  for (size_t n = 0; n < forward.nodes.size(); ++n) {
+    if (!grads[n].defined()) continue;
+    for (const auto& [parameter, use] : forward.nodes[n].uses) {
+      by_parameter[parameter].parameter = parameter;
+      by_parameter[parameter].uses.emplace_back(n, use.get());
+    }
   }
-  Accumulate(jacobian, u, t, g);
+  ContributionGroups groups;
+  for (auto& item : by_parameter)
+    groups[item.second.uses[0].first].push_back(std::move(item.second));
+  return groups;
+}
+
+// The whole share of a group for examples [begin, begin + count).
+void AddTile(const Network& network, const std::vector<Contribution>& group,
+             const std::vector<NodeGradients>& grads, const at::Tensor& directions, int64_t begin,
+             int64_t count, const JacobianProducts& products) {
+  const at::Tensor t = products.t.narrow(0, begin, count), g = products.g.narrow(0, begin, count);
+  std::map<size_t, at::Tensor> tiles;  // by node
+  for (const Contribution& contribution : group) {
+    const Parameter& parameter = network.parameters()[contribution.parameter];
+    const at::Tensor u = directions.narrow(0, parameter.offset, parameter.value.numel());
+    at::Tensor jacobian;
+    bool done = false;
+    for (const auto& [node, use] : contribution.uses) {
+      at::Tensor& tile = tiles[node];
+      if (!tile.defined()) tile = grads[node].Tile(begin, count);
+      done = contribution.uses.size() == 1 && use->AddProducts(tile, begin, count, u, t, g);
+      if (done) break;
+      const at::Tensor part = use->Jacobian(tile, begin, count);
+      jacobian = jacobian.defined() ? jacobian + part : part;
+    }
+    if (!done) Accumulate(jacobian, u, t, g);
+  }
 }
 
 void AddCaptured(const Network& network, const CapturedForward& forward,
                  const at::Tensor& directions, const JacobianOptions& options,
                  const JacobianProducts& products) {
   const std::vector<NodeGradients> grads = forward.OutputGradients();
-  std::map<size_t, Contribution> by_parameter;
-  for (size_t n = 0; n < forward.nodes.size(); ++n) {
-    if (!grads[n].defined()) continue;
-    for (const auto& [parameter, use] : forward.nodes[n].uses) {
-      by_parameter[parameter].uses.emplace_back(n, use.get());
-    }
-  }
   const int64_t batch = products.f.size(0), c = products.f.size(1);
-  for (const auto& item : by_parameter) {
-    const Contribution& contribution = item.second;
-    const Parameter& parameter = network.parameters()[item.first];
-    const int64_t numel = parameter.value.numel();
-    const at::Tensor u = directions.narrow(0, parameter.offset, numel);
-    const int64_t bytes = std::max<int64_t>(1, c * numel * parameter.value.element_size());
+  for (const auto& item : GroupByNode(forward, grads)) {
+    const std::vector<Contribution>& group = item.second;
+    int64_t largest = 1;
+    for (const Contribution& contribution : group) {
+      largest = std::max(largest, network.parameters()[contribution.parameter].value.numel());
+    }
+    const int64_t bytes = c * largest * products.f.element_size();
     // Enough tiles for all threads, none larger than a tile may be.
     const int64_t share = (batch + at::get_num_threads() - 1) / at::get_num_threads();
     const int64_t tile = std::clamp<int64_t>(options.tile_bytes / bytes, 1, share);
@@ -65,7 +89,8 @@ void AddCaptured(const Network& network, const CapturedForward& forward,
     const auto run = [&](int64_t first, int64_t last) {
       at::NoGradGuard no_grad;  // kept per thread
       for (int64_t i = first; i < last; ++i) {
-        AddTile(contribution, grads, u, i * tile, std::min(tile, batch - i * tile), products);
+        AddTile(network, group, grads, directions, i * tile, std::min(tile, batch - i * tile),
+                products);
       }
     };
     if (tiles == 1) {
