@@ -2,7 +2,8 @@
 #
 #   make demo     installs what is missing, builds, serves and fits a real network, prints a table, stops the server
 #   make test     installs what is missing, builds, runs every test
-#   make bench    what an exact predictive costs, beside the usual way (minutes; wants a quiet machine)
+#   make bench    what exact predictives and curvature products cost, beside the usual ways (minutes; wants a quiet machine)
+#   make bench-fit  what debiasing buys: fits of every kind compared on the demo network (minutes; tables in Markdown)
 #   make build    server (build/release/server/app/laplaced) and client (build/release/client/cli/laplace)
 #   make format   rewrites sources with clang-format; make check-format only looks
 
@@ -18,7 +19,7 @@ BUILD_PACKAGES := g++ make cmake ninja-build ccache mold pkg-config \
 TEST_PACKAGES := libgtest-dev libgmock-dev libbenchmark-dev clang-format python3-numpy
 DEMO_PACKAGES := dataset-fashion-mnist python3-sklearn
 
-.PHONY: all build test bench demo format check-format clean deps-build deps-demo
+.PHONY: all build test bench bench-fit demo format check-format clean deps-build deps-demo
 
 all: build
 
@@ -61,6 +62,11 @@ test: deps-demo build
 
 bench: build
 	$(BUILD)/tests/bench/bench_predictive
+	$(BUILD)/tests/bench/bench_curvature
+
+# Other networks and sizes: bench_fit --help.
+bench-fit: deps-demo build
+	$(BUILD)/tests/bench/bench_fit --network fashion_cnn
 
 demo: deps-demo build
 	client/demo/demo.sh $(BUILD)

@@ -43,14 +43,16 @@ CLI::Option* AddModelArgument(CLI::App& app, ModelName& model) {
 
 CLI::Option* AddChoice(CLI::App& app, const std::string& flags, std::string& value,
                        const std::vector<std::string>& values, const std::string& description) {
-  return app.add_option(flags, value, description)
-      ->type_name(absl::StrJoin(values, "|"))
-      ->check([values, flags](const std::string& text) {
-        for (const std::string& allowed : values) {
-          if (text == allowed) return std::string();
-        }
-        return absl::StrCat("expected ", absl::StrJoin(values, " or "), ", got ", text);
-      });
+  return OneOf(app.add_option(flags, value, description), values);
+}
+
+CLI::Option* OneOf(CLI::Option* option, const std::vector<std::string>& values) {
+  return option->type_name(absl::StrJoin(values, "|"))->check([values](const std::string& text) {
+    for (const std::string& allowed : values) {
+      if (text == allowed) return std::string();
+    }
+    return absl::StrCat("expected ", absl::StrJoin(values, " or "), ", got ", text);
+  });
 }
 
 // Without a description, which --help would append to the name of the value.

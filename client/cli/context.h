@@ -11,6 +11,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -48,6 +49,9 @@ CLI::Option* AddModelArgument(CLI::App& app, ModelName& model);
 // Adds an option that takes one of `values`, shown in --help in this order.
 CLI::Option* AddChoice(CLI::App& app, const std::string& flags, std::string& value,
                        const std::vector<std::string>& values, const std::string& description);
+
+// Makes an option take one of `values`.
+CLI::Option* OneOf(CLI::Option* option, const std::vector<std::string>& values);
 
 // Accepts numbers above zero.
 CLI::Validator Positive();

@@ -70,6 +70,27 @@ std::vector<int64_t> AsInt64(const Array& array) {
   return std::vector<int64_t>(array.data<T>(), array.data<T>() + array.rows());
 }
 
+// Labels that are there (1) or not (0) as float32.
+template <typename T>
+absl::Status ToZerosAndOnes(Array& labels) {
+  Array floats;
+  floats.dtype = DType::kFloat32;
+  floats.shape = labels.shape;
+  const int64_t count = labels.rows() * labels.shape[1];
+  floats.bytes.resize(count * sizeof(float));
+  for (int64_t i = 0; i < count; ++i) {
+    const T value = labels.data<T>()[i];
+    if (value != 0 && value != 1) {
+      return absl::InvalidArgumentError(absl::StrCat("labels: row ", i / labels.shape[1],
+                                                     ", label ", i % labels.shape[1], " is ", value,
+                                                     ", expected 0 (not there) or 1 (there)"));
+    }
+    floats.data<float>()[i] = static_cast<float>(value);
+  }
+  labels = std::move(floats);
+  return absl::OkStatus();
+}
+
 using Sizes = std::vector<int64_t>;
 
 // Dimensions of size 1 hold no order, so that adding or dropping them moves no element.
@@ -213,10 +234,33 @@ absl::Status ShapeForModel(const client::Model& model, const std::string& name, 
   return absl::OkStatus();
 }
 
-void ShapeTargetsForModel(const client::Model& model, Array& targets) {
+absl::Status ShapeTargetsForModel(const client::Model& model, Array& targets) {
   if (model.likelihood == client::Likelihood::kGaussian && targets.shape.size() == 1) {
     targets.shape.push_back(1);
   }
+  if (model.likelihood != client::Likelihood::kBernoulli) return absl::OkStatus();
+  const int64_t labels = model.n_outputs;
+  if (targets.shape != Sizes{targets.rows(), labels} &&
+      !(labels == 1 && targets.shape.size() == 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "labels: model ", model.name, " has ", labels,
+        " labels, each of them there or not: ", "expected an array of 0s and 1s of shape [N, ",
+        labels, "], got ", DTypeName(targets.dtype), " of shape ", ShapeString(targets.shape)));
+  }
+  targets.shape = {targets.rows(), labels};
+  switch (targets.dtype) {
+    case DType::kFloat32:
+      return ToZerosAndOnes<float>(targets);
+    case DType::kFloat64:
+      return ToZerosAndOnes<double>(targets);
+    case DType::kUint8:
+      return ToZerosAndOnes<uint8_t>(targets);
+    case DType::kInt32:
+      return ToZerosAndOnes<int32_t>(targets);
+    case DType::kInt64:
+      return ToZerosAndOnes<int64_t>(targets);
+  }
+  return absl::InternalError("unknown element type");
 }
 
 absl::StatusOr<std::vector<int64_t>> ClassLabels(const Array& targets, int64_t n_classes) {

@@ -51,8 +51,10 @@ client::Array SliceRows(const client::Array& array, int64_t begin, int64_t count
 absl::Status ShapeForModel(const client::Model& model, const std::string& name,
                            client::Array& inputs);
 
-// Targets as the model's likelihood wants them: [N] floats become [N, 1] for a Gaussian one.
-void ShapeTargetsForModel(const client::Model& model, client::Array& targets);
+// Targets as the model's likelihood wants them. Gaussian: [N] becomes [N, 1]. Bernoulli: 0s and 1s
+// of any type become float32 [N, C], also from [N] if C is 1; INVALID_ARGUMENT names the row of
+// anything else. Others stay as they are.
+absl::Status ShapeTargetsForModel(const client::Model& model, client::Array& targets);
 
 // Labels as numbers; INVALID_ARGUMENT if they are not integers in [0, n_classes).
 absl::StatusOr<std::vector<int64_t>> ClassLabels(const client::Array& targets, int64_t n_classes);

@@ -1,5 +1,6 @@
 #include "client/cli/help.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,9 @@ namespace {
 
 constexpr size_t kColumn = 30;
 constexpr size_t kWidth = 100;
+
+// What CLI11 calls the group of options that are given none.
+constexpr char kDefaultGroup[] = "Options";
 
 using Entries = std::vector<std::pair<std::string, std::string>>;
 
@@ -59,10 +63,11 @@ std::string Section(const std::string& title, const Entries& entries) {
   return text;
 }
 
-Entries Options(const CLI::App* app, bool positional) {
+// Those of one group; positional ones have none of their own.
+Entries Options(const CLI::App* app, bool positional, const std::string& group = kDefaultGroup) {
   Entries entries;
   for (const CLI::Option* option : app->get_options()) {
-    if (option->get_positional() != positional) continue;
+    if (option->get_positional() != positional || option->get_group() != group) continue;
     std::string left =
         absl::StrReplaceAll(option->get_name(positional, !positional), {{",", ", "}});
     if (!positional && option->get_items_expected_max() > 0) {
@@ -75,6 +80,17 @@ Entries Options(const CLI::App* app, bool positional) {
     entries.emplace_back(std::move(left), std::move(right));
   }
   return entries;
+}
+
+// In the order in which they first occur.
+std::vector<std::string> NamedGroups(const CLI::App* app) {
+  std::vector<std::string> groups;
+  for (const CLI::Option* option : app->get_options()) {
+    const std::string& group = option->get_group();
+    const bool known = std::find(groups.begin(), groups.end(), group) != groups.end();
+    if (group != kDefaultGroup && !known) groups.push_back(group);
+  }
+  return groups;
 }
 
 Entries Verbs(const CLI::App* app) {
@@ -94,7 +110,10 @@ std::string HelpText(const CLI::App* app, std::string /*name*/, CLI::AppFormatMo
   for (const auto& [name, description] : arguments) absl::StrAppend(&usage, " ", name);
   std::string text = absl::StrCat(Wrapped(app->get_description(), 0), "\n\n", usage, " [options]\n",
                                   Section("Verbs", verbs), Section("Arguments", arguments));
-  absl::StrAppend(&text, Section("Options", Options(app, false)));
+  for (const std::string& group : NamedGroups(app)) {
+    absl::StrAppend(&text, Section(group, Options(app, false, group)));
+  }
+  absl::StrAppend(&text, Section(kDefaultGroup, Options(app, false)));
   if (app != Root(app)) {
     Entries common;
     for (auto& entry : Options(Root(app), false)) {

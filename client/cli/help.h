@@ -1,5 +1,5 @@
-// How --help looks: what the verb does, usage, arguments, options and one example, at most 100
-// columns wide.
+// How --help looks: what the verb does, usage, arguments, options by group and one example, at most
+// 100 columns wide.
 //
 // Written here rather than left to CLI11 so that the text is the same with every version of it.
 // Thread-safe.

@@ -1,47 +1,21 @@
+// Models, operations and posteriors; predictions are in prediction_json.cc.
 #include "client/cli/json_output.h"
 
 #include <string>
 #include <vector>
 
-#include "client/cli/metrics.h"
+#include "client/cli/fit_words.h"
 #include "formats/array.h"
 
 namespace laplace::cli {
 namespace {
 
-template <typename T>
-Json Row(const std::vector<T>& values, int64_t row, int64_t width) {
-  return std::vector<T>(values.begin() + row * width, values.begin() + (row + 1) * width);
-}
-
-Json RowScores(const std::vector<client::OodScore>& scores, int64_t row) {
-  Json json = Json::object();
-  for (const client::OodScore& score : scores) {
-    json[score.name]["value"] = score.values[row];
-    if (score.threshold) json[score.name]["is_ood"] = static_cast<bool>(score.is_ood[row]);
-  }
-  return json;
-}
-
-Json Thresholds(const std::vector<client::OodScore>& scores) {
-  Json json = Json::object();
-  for (const client::OodScore& score : scores) {
-    if (!score.threshold) continue;
-    json[score.name] = {{"threshold", *score.threshold}, {"target_id_rate", score.target_id_rate}};
-  }
-  return json;
-}
-
-Json ToJson(const client::Timing& timing) {
-  return {{"queue_seconds", timing.queue_seconds}, {"compute_seconds", timing.compute_seconds}};
-}
-
 Json ToJson(const client::FitOptions& options) {
   Json json = {{"rank", options.rank},
                {"direction_batch_size", options.direction_batch_size},
                {"curvature_batch_size", options.curvature_batch_size},
-               {"debiasing", DebiasingName(options.debiasing)},
-               {"residual", ResidualName(options.residual)},
+               {"debiasing", WordOf(kDebiasingWords, options.debiasing)},
+               {"residual", WordOf(kResidualWords, options.residual)},
                {"seed", options.seed}};
   if (options.prior_precision) json["prior_precision"] = *options.prior_precision;
   if (options.ood_prior_precision) json["ood_prior_precision"] = *options.ood_prior_precision;
@@ -49,6 +23,32 @@ Json ToJson(const client::FitOptions& options) {
   json["max_products"] = options.max_products;
   json["target_id_rate"] = options.target_id_rate;
   json["max_validation_examples"] = options.max_validation_examples;
+  json["structure"] = WordOf(kStructureWords, options.structure);
+  json["curvature"] = WordOf(kCurvatureWords, options.curvature);
+  json["parameters"] = options.parameters;
+  json["kfac_eigenvalues"] = WordOf(kKfacEigenvaluesWords, options.kfac_eigenvalues);
+  json["prior_method"] = WordOf(kPriorMethodWords, options.prior_method);
+  json["temperature"] = options.temperature;
+  json["noise_method"] = WordOf(kNoiseMethodWords, options.noise_method);
+  if (options.sigma_noise) json["sigma_noise"] = *options.sigma_noise;
+  json["target_relative_standard_error"] = options.target_relative_standard_error;
+  json["variance_correction"] = options.variance_correction;
+  json["memory_limit_bytes"] = options.memory_limit_bytes;
+  json["fisher_samples"] = options.fisher_samples;
+  return json;
+}
+
+Json Blocks(const std::vector<client::ParameterBlock>& blocks) {
+  Json json = Json::array();
+  for (const client::ParameterBlock& block : blocks) {
+    json.push_back({{"name", block.name},
+                    {"n_parameters", block.n_parameters},
+                    {"kind", block.kind},
+                    {"trace", block.trace},
+                    {"residual", block.residual},
+                    {"biased_sum", block.biased_sum},
+                    {"debiased_sum", block.debiased_sum}});
+  }
   return json;
 }
 
@@ -88,30 +88,10 @@ const char* LikelihoodName(client::Likelihood likelihood) {
       return "categorical";
     case client::Likelihood::kGaussian:
       return "gaussian";
+    case client::Likelihood::kBernoulli:
+      return "bernoulli";
     default:
       return "unknown";
-  }
-}
-
-const char* DebiasingName(client::Debiasing debiasing) {
-  switch (debiasing) {
-    case client::Debiasing::kNone:
-      return "none";
-    case client::Debiasing::kTwoBatch:
-      return "two-batch";
-    default:
-      return "default";
-  }
-}
-
-const char* ResidualName(client::Residual residual) {
-  switch (residual) {
-    case client::Residual::kNone:
-      return "none";
-    case client::Residual::kIsotropic:
-      return "isotropic";
-    default:
-      return "default";
   }
 }
 
@@ -128,12 +108,14 @@ Json ToJson(const client::Model& model) {
                {"n_parameters", model.n_parameters},
                {"class_names", model.class_names},
                {"n_data", model.n_data},
-               {"weight_decay", model.weight_decay}};
+               {"weight_decay", model.weight_decay},
+               {"bias_weight_decay", model.bias_weight_decay}};
   if (model.likelihood == client::Likelihood::kGaussian) json["sigma_noise"] = model.sigma_noise;
   json["checkpoint_sha256"] = model.checkpoint_sha256;
   json["active_posterior_id"] = model.active_posterior_id;
   json["captured_parameters"] = model.captured_parameters;
   json["generic_parameters"] = model.generic_parameters;
+  json["last_layer_parameters"] = model.last_layer_parameters;
   json["description"] = model.description;
   return json;
 }
@@ -180,8 +162,10 @@ Json ToJson(const client::Posterior& posterior) {
                {"mean_train_loss", posterior.mean_train_loss}};
   json["prior_candidates"] = Json::array();
   for (const client::PriorCandidate& candidate : posterior.prior_candidates) {
-    json["prior_candidates"].push_back({{"prior_precision", candidate.prior_precision},
-                                        {"validation_nll", candidate.validation_nll}});
+    json["prior_candidates"].push_back(
+        {{"prior_precision", candidate.prior_precision},
+         {"validation_nll", candidate.validation_nll},
+         {"log_marginal_likelihood", candidate.log_marginal_likelihood}});
   }
   json["validation_nll_map"] = posterior.validation_nll_map;
   json["ood_thresholds"] = Json::array();
@@ -203,68 +187,16 @@ Json ToJson(const client::Posterior& posterior) {
                   {"curvature_products", posterior.cost.curvature_products},
                   {"lanczos_seconds", posterior.cost.lanczos_seconds},
                   {"curvature_seconds", posterior.cost.curvature_seconds},
-                  {"validation_seconds", posterior.cost.validation_seconds}};
+                  {"validation_seconds", posterior.cost.validation_seconds},
+                  {"peak_memory_bytes", posterior.cost.peak_memory_bytes}};
   json["mc_samples"] = posterior.mc_samples;
   json["warnings"] = posterior.warnings;
-  return json;
-}
-
-Json ToJson(const client::Prediction& prediction, const client::Model& model, int64_t first_row) {
-  const int64_t outputs = prediction.outputs;
-  const bool categorical = model.likelihood == client::Likelihood::kCategorical;
-  const int64_t split = prediction.batch ? prediction.epistemic.size() / prediction.batch : 0;
-  Json json = {{"model", prediction.model},
-               {"version", prediction.version},
-               {"posterior_id", prediction.posterior_id},
-               {"prior_precision", prediction.prior_precision},
-               {"ood_thresholds", Thresholds(prediction.ood_scores)},
-               {"timing", ToJson(prediction.timing)}};
-  json["rows"] = Json::array();
-  for (int64_t row = 0; row < prediction.batch; ++row) {
-    Json item = {{"row", first_row + row}};
-    if (categorical) {
-      const int64_t predicted = ArgMax(prediction.mean, outputs, row);
-      item["predicted"] = predicted;
-      if (predicted < static_cast<int64_t>(model.class_names.size())) {
-        item["class_name"] = model.class_names[predicted];
-      }
-    }
-    item["mean"] = Row(prediction.mean, row, outputs);
-    item["map_mean"] = Row(prediction.map_mean, row, outputs);
-    item["functional_mean"] = Row(prediction.functional_mean, row, outputs);
-    item["functional_variance"] = Row(prediction.functional_variance, row, outputs);
-    if (!prediction.functional_covariance.empty()) {
-      item["functional_covariance"] = Json::array();
-      for (int64_t c = 0; c < outputs; ++c) {
-        item["functional_covariance"].push_back(
-            Row(prediction.functional_covariance, row * outputs + c, outputs));
-      }
-    }
-    if (split == 1 && categorical) {
-      item["epistemic"] = prediction.epistemic[row];
-      item["aleatoric"] = prediction.aleatoric[row];
-    } else {
-      item["epistemic"] = Row(prediction.epistemic, row, split);
-      item["aleatoric"] = Row(prediction.aleatoric, row, split);
-    }
-    item["ood_scores"] = RowScores(prediction.ood_scores, row);
-    json["rows"].push_back(std::move(item));
-  }
-  return json;
-}
-
-Json ToJson(const client::Scores& scores, int64_t first_row) {
-  Json json = {{"model", scores.model},
-               {"version", scores.version},
-               {"posterior_id", scores.posterior_id},
-               {"ood_thresholds", Thresholds(scores.ood_scores)},
-               {"timing", ToJson(scores.timing)}};
-  json["rows"] = Json::array();
-  const size_t rows = scores.ood_scores.empty() ? 0 : scores.ood_scores[0].values.size();
-  for (size_t row = 0; row < rows; ++row) {
-    json["rows"].push_back(
-        {{"row", first_row + row}, {"ood_scores", RowScores(scores.ood_scores, row)}});
-  }
+  json["blocks"] = Blocks(posterior.blocks);
+  json["residual_share"] = posterior.residual_share;
+  json["curvature_count"] = posterior.curvature_count;
+  json["clipped_directions"] = posterior.clipped_directions;
+  json["parent_posterior_id"] = posterior.parent_posterior_id;
+  json["updated_examples"] = posterior.updated_examples;
   return json;
 }
 

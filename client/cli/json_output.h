@@ -17,7 +17,5 @@ Json ToJson(const client::Scores& scores, int64_t first_row);
 const char* StateName(client::ModelState state);
 const char* StateName(client::OperationState state);
 const char* LikelihoodName(client::Likelihood likelihood);
-const char* DebiasingName(client::Debiasing debiasing);
-const char* ResidualName(client::Residual residual);
 
 }  // namespace laplace::cli

@@ -17,6 +17,15 @@ int64_t ArgMax(const std::vector<float>& probabilities, int64_t n_classes, int64
   return std::max_element(begin, begin + n_classes) - begin;
 }
 
+std::vector<int64_t> LikelyLabels(const std::vector<float>& probabilities, int64_t n_labels,
+                                  int64_t row) {
+  std::vector<int64_t> labels;
+  for (int64_t label = 0; label < n_labels; ++label) {
+    if (probabilities[row * n_labels + label] >= 0.5f) labels.push_back(label);
+  }
+  return labels;
+}
+
 double Accuracy(const std::vector<float>& probabilities, int64_t n_classes,
                 const std::vector<int64_t>& labels) {
   if (labels.empty()) return kNan;

@@ -1,4 +1,5 @@
-// How good predictions and scores are: accuracy, negative log-likelihood, calibration error, AUROC.
+// What predictions say and how good they and scores are: accuracy, negative log-likelihood,
+// calibration error, AUROC.
 //
 // Probabilities are [N, C], row-major, rows summing to one; labels are N classes in [0, C). With no
 // examples every metric is NaN. Preconditions on sizes are the caller's. Pure functions,
@@ -12,6 +13,11 @@ namespace laplace::cli {
 
 // Index of the largest of `n_classes` probabilities of row `row`; the first one in a tie.
 int64_t ArgMax(const std::vector<float>& probabilities, int64_t n_classes, int64_t row);
+
+// Indices of the probabilities of row `row` that are at least 0.5, where each label is there or not
+// on its own.
+std::vector<int64_t> LikelyLabels(const std::vector<float>& probabilities, int64_t n_labels,
+                                  int64_t row);
 
 // Share of rows whose most probable class is the label.
 double Accuracy(const std::vector<float>& probabilities, int64_t n_classes,

@@ -24,6 +24,12 @@ std::string InputText(const Model& model) {
                       model.accepts_uint8 ? " or uint8 " : " ", Shape(model.input_shape));
 }
 
+std::string WeightDecay(const Model& model) {
+  const std::string text = Number(model.weight_decay);
+  if (model.bias_weight_decay == model.weight_decay) return text;
+  return absl::StrCat(text, ", of biases and scales ", Number(model.bias_weight_decay));
+}
+
 std::string Description(const Model& model) {
   std::vector<std::pair<std::string, std::string>> lines = {
       {"model", VersionedName(model.name, model.version)}, {"state", StateName(model.state)}};
@@ -35,14 +41,19 @@ std::string Description(const Model& model) {
                   {"likelihood", LikelihoodName(model.likelihood)},
                   {"input", InputText(model)},
                   {"outputs", Count(model.n_outputs)},
-                  {"classes", absl::StrJoin(model.class_names, ", ")},
+                  {model.likelihood == client::Likelihood::kBernoulli ? "labels" : "classes",
+                   absl::StrJoin(model.class_names, ", ")},
                   {"parameters",
                    absl::StrCat(Count(model.n_parameters), " in ",
                                 model.captured_parameters.size() + model.generic_parameters.size(),
                                 " tensors")},
                   {"  on the slow path", absl::StrJoin(model.generic_parameters, ", ")},
+                  {"  of the last layer", absl::StrJoin(model.last_layer_parameters, ", ")},
                   {"training examples", Count(model.n_data)},
-                  {"weight decay", Number(model.weight_decay)},
+                  {"weight decay", WeightDecay(model)},
+                  {"noise", model.likelihood == client::Likelihood::kGaussian
+                                ? absl::StrCat("standard deviation ", Number(model.sigma_noise))
+                                : ""},
                   {"checkpoint", ShortHash(model.checkpoint_sha256)},
                   {"posterior", model.active_posterior_id.empty() ? "none yet: run laplace fit"
                                                                   : model.active_posterior_id}});

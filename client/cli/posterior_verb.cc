@@ -1,13 +1,17 @@
-// laplace posterior ls|show|activate
+// laplace posterior ls|show|activate|update
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/context.h"
+#include "client/cli/curvature_tables.h"
+#include "client/cli/fit_words.h"
+#include "client/cli/follow.h"
 #include "client/cli/json_output.h"
 #include "client/cli/posterior_report.h"
 #include "client/cli/table.h"
+#include "client/cli/training_data.h"
 
 namespace laplace::cli {
 namespace {
@@ -17,7 +21,9 @@ using client::Posterior;
 struct Arguments {
   ModelName model;
   std::string posterior_id;
-  bool all = false;
+  bool all = false;            // show
+  ExampleFiles data;           // update
+  bool keep_inactive = false;  // update
 };
 
 absl::Status List(const Context& context, const Arguments& arguments) {
@@ -38,15 +44,19 @@ absl::Status List(const Context& context, const Arguments& arguments) {
   }
   Table table({{"POSTERIOR"},
                {"ACTIVE"},
+               {"STRUCTURE"},
                {"RANK", Table::Align::kRight},
                {"DEBIASING"},
                {"PRIOR PRECISION", Table::Align::kRight},
                {"LOG EVIDENCE", Table::Align::kRight},
                {"CREATED"}});
   for (const Posterior& posterior : *posteriors) {
-    table.AddRow({posterior.id, posterior.active ? "yes" : "", absl::StrCat(posterior.rank),
-                  DebiasingName(posterior.options.debiasing), Number(posterior.prior_precision),
-                  Number(posterior.log_marginal_likelihood), posterior.create_time});
+    table.AddRow({posterior.id, posterior.active ? "yes" : "",
+                  WordOf(kStructureWords, posterior.options.structure),
+                  posterior.rank > 0 ? absl::StrCat(posterior.rank) : "",
+                  WordOf(kDebiasingWords, posterior.options.debiasing),
+                  Number(posterior.prior_precision), Number(posterior.log_marginal_likelihood),
+                  posterior.create_time});
   }
   Print(table.ToString());
   return absl::OkStatus();
@@ -62,7 +72,7 @@ absl::Status Show(const Context& context, const Arguments& arguments) {
     Print(ToJson(*posterior));
   } else {
     Print(absl::StrCat(PosteriorSummary(*posterior), "\n",
-                       SpectrumTable(*posterior, arguments.all ? -1 : 10)));
+                       CurvatureTables(*posterior, arguments.all ? -1 : 10)));
   }
   return absl::OkStatus();
 }
@@ -83,6 +93,28 @@ absl::Status Activate(const Context& context, const Arguments& arguments) {
   return absl::OkStatus();
 }
 
+absl::Status Update(const Context& context, const Arguments& arguments) {
+  auto client = context.Connect();
+  if (!client.ok()) return client.status();
+  const auto model = GetReadyModel(**client, arguments.model);
+  if (!model.ok()) return model.status();
+  const absl::StatusOr<PreparedData> data = PrepareData(arguments.data, *model, "--labels");
+  if (!data.ok()) return data.status();
+  if (absl::Status status = SendData(**client, *data, "new data"); !status.ok()) return status;
+  client::UpdateRequest request;
+  request.model = model->name;
+  request.version = model->version;
+  request.posterior_id = arguments.posterior_id;
+  request.dataset_id = data->id;
+  request.keep_inactive = arguments.keep_inactive;
+  const absl::StatusOr<std::string> id =
+      Follow(**client, "updating", [&](const client::OperationProgress& progress) {
+        return (*client)->Update(request, progress);
+      });
+  if (!id.ok()) return id.status();
+  return PrintPosterior(context, **client, *model, *id);
+}
+
 using Command = absl::Status (*)(const Context&, const Arguments&);
 
 // A subcommand with MODEL; the caller adds the rest.
@@ -101,7 +133,7 @@ CLI::App* AddCommand(CLI::App& verb, Context& context, const std::string& name,
 }  // namespace
 
 void AddPosteriorVerb(CLI::App& app, Context& context) {
-  CLI::App* verb = app.add_subcommand("posterior", "List, describe and switch posteriors");
+  CLI::App* verb = app.add_subcommand("posterior", "List, describe, switch and update posteriors");
   verb->require_subcommand(1);
   SetExample(*verb, "Example:\n  laplace posterior show fashion_cnn");
 
@@ -110,11 +142,12 @@ void AddPosteriorVerb(CLI::App& app, Context& context) {
 
   const auto show = std::make_shared<Arguments>();
   CLI::App* show_app =
-      AddCommand(*verb, context, "show", "Describe a posterior and its spectrum",
+      AddCommand(*verb, context, "show", "Describe a posterior and its curvature",
                  "Example:\n  laplace posterior show fashion_cnn --all", Show, show);
   show_app->add_option("POSTERIOR", show->posterior_id,
                        "Id of a posterior (default the active one)");
-  show_app->add_flag("--all", show->all, "Print every direction of the spectrum, not only ten");
+  show_app->add_flag("--all", show->all,
+                     "Print every direction, not only ten, and every parameter tensor");
 
   const auto activate = std::make_shared<Arguments>();
   CLI::App* activate_app =
@@ -122,6 +155,24 @@ void AddPosteriorVerb(CLI::App& app, Context& context) {
                  "Example:\n  laplace posterior activate fashion_cnn 20240501-101500-5e21",
                  Activate, activate);
   activate_app->add_option("POSTERIOR", activate->posterior_id, "Id of a posterior")->required();
+
+  const auto update = std::make_shared<Arguments>();
+  CLI::App* update_app = AddCommand(
+      *verb, context, "update",
+      "Stream more training data into a posterior, and activate the new one that this makes",
+      "Example:\n"
+      "  laplace posterior update fashion_cnn --data new.npz\n"
+      "\n"
+      "Ctrl-C, SIGTERM or SIGHUP cancels the update; a second one leaves at once.",
+      Update, update);
+  AddDataOptions(*update_app, "--data", "--labels", "Examples that the posterior has not seen",
+                 /*required=*/true, update->data);
+  update_app
+      ->add_option("--posterior", update->posterior_id,
+                   "Id of the posterior to start from, which stays (default the active one)")
+      ->type_name("POSTERIOR");
+  update_app->add_flag("--keep-inactive", update->keep_inactive,
+                       "Leave the active posterior as it is");
 }
 
 }  // namespace laplace::cli

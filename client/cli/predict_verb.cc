@@ -1,6 +1,4 @@
 // laplace predict
-#include <algorithm>
-#include <cmath>
 #include <memory>
 #include <string>
 #include <utility>
@@ -12,6 +10,7 @@
 #include "client/cli/input_options.h"
 #include "client/cli/json_output.h"
 #include "client/cli/metrics.h"
+#include "client/cli/prediction_report.h"
 #include "client/cli/progress.h"
 #include "client/cli/table.h"
 
@@ -27,76 +26,6 @@ struct PredictOptions {
   absl::optional<double> prior_precision;
 };
 
-std::string ClassName(const Model& model, int64_t index) {
-  const bool named = index < static_cast<int64_t>(model.class_names.size());
-  return named ? model.class_names[index] : absl::StrCat("class ", index);
-}
-
-// One column for each verdict and, without one, for each value.
-void AddScoreColumns(const Prediction& prediction, std::vector<Table::Column>& columns) {
-  for (const client::OodScore& score : prediction.ood_scores) {
-    columns.push_back({score.name, Table::Align::kRight});
-    if (score.threshold) columns.push_back({"OOD"});
-  }
-}
-
-void AddScoreCells(const Prediction& prediction, int64_t row, std::vector<std::string>& cells) {
-  for (const client::OodScore& score : prediction.ood_scores) {
-    cells.push_back(Number(score.values[row]));
-    if (score.threshold) cells.push_back(score.is_ood[row] ? "yes" : "no");
-  }
-}
-
-std::string ClassTable(const Model& model, const Prediction& prediction,
-                       const std::vector<int64_t>& labels, int64_t first_row) {
-  std::vector<Table::Column> columns = {{"ROW", Table::Align::kRight}};
-  if (!labels.empty()) columns.push_back({"TRUE CLASS"});
-  columns.insert(columns.end(), {{"PREDICTED"},
-                                 {"PROBABILITY", Table::Align::kRight},
-                                 {"PLAIN NETWORK", Table::Align::kRight},
-                                 {"EPISTEMIC", Table::Align::kRight},
-                                 {"ALEATORIC", Table::Align::kRight}});
-  AddScoreColumns(prediction, columns);
-  Table table(columns);
-  for (int64_t row = 0; row < prediction.batch; ++row) {
-    const int64_t predicted = ArgMax(prediction.mean, prediction.outputs, row);
-    const int64_t at = row * prediction.outputs + predicted;
-    std::vector<std::string> cells = {absl::StrCat(first_row + row)};
-    if (!labels.empty()) cells.push_back(ClassName(model, labels[row]));
-    cells.insert(cells.end(),
-                 {ClassName(model, predicted), Probability(prediction.mean[at]),
-                  Probability(prediction.map_mean[at]), Number(prediction.epistemic[row]),
-                  Number(prediction.aleatoric[row])});
-    AddScoreCells(prediction, row, cells);
-    table.AddRow(std::move(cells));
-  }
-  return table.ToString();
-}
-
-// One line per example and output: mean and the two parts of its standard deviation.
-std::string RegressionTable(const Prediction& prediction, int64_t first_row) {
-  std::vector<Table::Column> columns = {
-      {"ROW", Table::Align::kRight},           {"OUTPUT", Table::Align::kRight},
-      {"MEAN", Table::Align::kRight},          {"STD", Table::Align::kRight},
-      {"EPISTEMIC STD", Table::Align::kRight}, {"NOISE STD", Table::Align::kRight}};
-  AddScoreColumns(prediction, columns);
-  Table table(columns);
-  for (int64_t row = 0; row < prediction.batch; ++row) {
-    for (int64_t c = 0; c < prediction.outputs; ++c) {
-      const int64_t at = row * prediction.outputs + c;
-      const double epistemic = prediction.epistemic[at];
-      const double aleatoric = prediction.aleatoric[at];
-      std::vector<std::string> cells = {
-          absl::StrCat(first_row + row), absl::StrCat(c),
-          Number(prediction.mean[at]),   Number(std::sqrt(epistemic + aleatoric)),
-          Number(std::sqrt(epistemic)),  Number(std::sqrt(aleatoric))};
-      if (c == 0) AddScoreCells(prediction, row, cells);
-      table.AddRow(std::move(cells));
-    }
-  }
-  return table.ToString();
-}
-
 Json Metrics(const std::vector<float>& probabilities, int64_t classes,
              const std::vector<int64_t>& labels) {
   return {{"accuracy", Accuracy(probabilities, classes, labels)},
@@ -104,26 +33,26 @@ Json Metrics(const std::vector<float>& probabilities, int64_t classes,
           {"ece", ExpectedCalibrationError(probabilities, classes, labels)}};
 }
 
-std::string MetricsTable(const Json& map, const Json& laplace) {
-  Table table({{""},
-               {"ACCURACY", Table::Align::kRight},
-               {"NLL", Table::Align::kRight},
-               {"ECE", Table::Align::kRight}});
-  for (const auto& [name, metrics] : {std::pair<std::string, Json>("plain network", map),
-                                      std::pair<std::string, Json>("with Laplace", laplace)}) {
-    table.AddRow(
-        {name, Percent(metrics["accuracy"]), Number(metrics["nll"]), Number(metrics["ece"])});
-  }
-  return table.ToString();
+// Accuracy, NLL and calibration error need one true class for each row.
+bool HasMetrics(const Model& model) { return model.likelihood == client::Likelihood::kCategorical; }
+
+std::string NoMetrics(const Model& model) {
+  return absl::StrCat("accuracy, NLL and ECE are for categorical models, and model ", model.name,
+                      " is ", LikelihoodName(model.likelihood));
 }
 
 absl::Status PrintPrediction(const Context& context, const PredictOptions& options,
                              const Model& model, const Prediction& prediction,
                              const absl::optional<client::Array>& targets) {
   const int64_t first_row = options.input.files.rows.begin;
-  const bool categorical = model.likelihood == client::Likelihood::kCategorical;
+  const int64_t parts = prediction.batch * (HasMetrics(model) ? 1 : prediction.outputs);
+  if (static_cast<int64_t>(prediction.epistemic.size()) != parts) {
+    return absl::InternalError(absl::StrCat(
+        "the server's answer is malformed: epistemic: expected ", parts, " values from a ",
+        LikelihoodName(model.likelihood), " model, got ", prediction.epistemic.size()));
+  }
   std::vector<int64_t> labels;
-  if (categorical && targets) {
+  if (HasMetrics(model) && targets) {
     absl::StatusOr<std::vector<int64_t>> read = ClassLabels(*targets, prediction.outputs);
     if (!read.ok()) return read.status();
     labels = *std::move(read);
@@ -136,9 +65,12 @@ absl::Status PrintPrediction(const Context& context, const PredictOptions& optio
     Print(json);
     return absl::OkStatus();
   }
-  Print(categorical ? ClassTable(model, prediction, labels, first_row)
-                    : RegressionTable(prediction, first_row));
+  Print(PredictionTable(model, prediction, labels, first_row));
   if (!labels.empty()) Print("\n" + MetricsTable(map, laplace));
+  if (targets && !HasMetrics(model)) {
+    Print(absl::StrCat("\nnote: the labels of the input file are not used: ", NoMetrics(model),
+                       "\n"));
+  }
   return absl::OkStatus();
 }
 
@@ -147,6 +79,9 @@ absl::Status Predict(const Context& context, const PredictOptions& options) {
   if (!client.ok()) return client.status();
   const auto model = GetReadyModel(**client, options.input.model);
   if (!model.ok()) return model.status();
+  if (!options.input.files.targets.empty() && !HasMetrics(*model)) {
+    return absl::InvalidArgumentError(absl::StrCat("--labels: ", NoMetrics(*model)));
+  }
   absl::StatusOr<Examples> examples = ReadInput(options.input, *model);
   if (!examples.ok()) return examples.status();
 
@@ -180,8 +115,8 @@ void AddPredictVerb(CLI::App& app, Context& context) {
   const auto options = std::make_shared<PredictOptions>();
   AddInputOptions(*verb, options->input);
   verb->add_option("--labels", options->input.files.targets,
-                   "True classes: .npy, .npz (array y, targets or labels) or IDX (default: from "
-                   "the input file, if it has them)")
+                   "True classes, for categorical models: .npy, .npz (array y, targets or labels) "
+                   "or IDX (default: from the input file, if it has them)")
       ->type_name("FILE");
   AddChoice(*verb, "--link", options->link, {"probit", "mc"},
             "How Gaussian outputs become probabilities (default probit)");

@@ -101,6 +101,18 @@ std::string Count(int64_t value) {
   return text;
 }
 
+std::string Bytes(int64_t bytes) {
+  if (bytes < 1024) return absl::StrCat(bytes, " B");
+  double value = static_cast<double>(bytes);
+  const char* unit = "";
+  for (const char* larger : {"KiB", "MiB", "GiB", "TiB"}) {
+    if (value < 1024) break;
+    value /= 1024;
+    unit = larger;
+  }
+  return absl::StrFormat(value < 100 ? "%.1f %s" : "%.0f %s", value, unit);
+}
+
 std::string Seconds(double seconds) {
   if (seconds < 1) return absl::StrFormat("%.0f ms", 1000 * seconds);
   if (seconds < 10) return absl::StrFormat("%.1f s", seconds);

@@ -48,6 +48,8 @@ std::string Percent(double share);
 std::string Number(double value);
 // "1,234,567".
 std::string Count(int64_t value);
+// "850 B", "25.3 MiB", "1.2 GiB".
+std::string Bytes(int64_t bytes);
 // "850 ms", "12 s", "3 min 20 s".
 std::string Seconds(double seconds);
 // First 12 hexadecimal digits of a hash, with its "sha256-" prefix if it has one.

@@ -31,7 +31,7 @@ namespace laplace::client {
 // Rows that were sent, and how many there are.
 using UploadProgress = std::function<void(int64_t done, int64_t total)>;
 
-// Sees every state of an operation. Returning false stops: Fit cancels the operation,
+// Sees every state of an operation. Returning false stops: Fit and Update cancel the operation,
 // WatchOperation only looks away.
 using OperationProgress = std::function<bool(const Operation&)>;
 
@@ -53,7 +53,8 @@ class Client {
 
   // Makes sure that the server has this data set and returns its description; sends rows only if
   // the server lacks them. Inputs [N, ...] are float32, float64 or uint8. Targets [N] of any
-  // integer type are class labels, targets [N, C] of a float type are regression targets.
+  // integer type are class labels, targets [N, C] of a float type are regression targets, or 0s and
+  // 1s for a Bernoulli likelihood.
   // INVALID_ARGUMENT if the two do not fit together.
   absl::StatusOr<Dataset> EnsureDataset(const Array& inputs, const Array& targets,
                                         const UploadProgress& progress = nullptr) const;
@@ -66,6 +67,11 @@ class Client {
                                   const OperationProgress& progress = nullptr) const;
   // Only starts it. Never repeated by the client: a lost answer could mean a second fit.
   absl::StatusOr<Operation> StartFit(const FitRequest& request) const;
+
+  // Streams more data into a posterior, likewise, and returns the id of the new posterior.
+  absl::StatusOr<std::string> Update(const UpdateRequest& request,
+                                     const OperationProgress& progress = nullptr) const;
+  absl::StatusOr<Operation> StartUpdate(const UpdateRequest& request) const;
 
   // Follows an operation until it ends (or the callback returns false) and returns its last state.
   absl::StatusOr<Operation> WatchOperation(const std::string& id,

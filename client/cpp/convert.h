@@ -20,6 +20,7 @@ namespace laplace::client {
 // int32 has no counterpart in the API and becomes UNSPECIFIED, which the server refuses.
 v1::DataType ToProto(DType dtype);
 v1::FitPosteriorRequest ToProto(const FitRequest& request);
+v1::UpdatePosteriorRequest ToProto(const UpdateRequest& request);
 absl::StatusOr<v1::PredictRequest> ToProto(const PredictRequest& request);
 absl::StatusOr<v1::ScoreRequest> ToProto(const ScoreRequest& request);
 

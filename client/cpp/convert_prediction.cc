@@ -137,7 +137,7 @@ absl::StatusOr<Prediction> FromProto(const v1::PredictResponse& response) {
   if (response.mean().shape_size() != 2) return Malformed("mean", "expected shape [B, C]");
   const int64_t batch = prediction.batch = response.mean().shape(0);
   const int64_t outputs = prediction.outputs = response.mean().shape(1);
-  // Per example for a categorical likelihood, per output for a Gaussian one.
+  // Per example for a categorical likelihood, per output for the others.
   std::vector<int64_t> split_shape = {batch};
   if (response.epistemic().shape_size() == 2) split_shape.push_back(outputs);
 

@@ -14,8 +14,13 @@
 
 namespace laplace::client {
 
-enum class Debiasing { kDefault, kNone, kTwoBatch };
-enum class Residual { kDefault, kNone, kIsotropic };
+enum class Debiasing { kDefault, kNone, kTwoBatch, kCrossFit, kFullPass };
+enum class Residual { kDefault, kNone, kIsotropic, kLayerwise, kDiagonal };
+enum class Structure { kDefault, kLowRank, kKfac, kLastLayer };
+enum class Curvature { kDefault, kGgn, kMcFisher, kEmpiricalFisher, kHessian };
+enum class KfacEigenvalues { kDefault, kFactors, kExact };
+enum class PriorMethod { kDefault, kGiven, kWeightDecay, kEvidence, kValidation };
+enum class NoiseMethod { kDefault, kGiven, kManifest, kData, kEvidence };
 
 struct FitOptions {
   int32_t rank = 0;                  // K
@@ -30,6 +35,18 @@ struct FitOptions {
   int32_t max_products = 0;
   double target_id_rate = 0;
   int64_t max_validation_examples = 0;
+  Structure structure = Structure::kDefault;
+  Curvature curvature = Curvature::kDefault;
+  std::vector<std::string> parameters;  // patterns; empty: all
+  KfacEigenvalues kfac_eigenvalues = KfacEigenvalues::kDefault;
+  PriorMethod prior_method = PriorMethod::kDefault;
+  double temperature = 0;
+  NoiseMethod noise_method = NoiseMethod::kDefault;
+  absl::optional<double> sigma_noise;
+  double target_relative_standard_error = 0;
+  bool variance_correction = false;
+  int64_t memory_limit_bytes = 0;
+  int32_t fisher_samples = 0;
 };
 
 struct FitRequest {
@@ -41,9 +58,29 @@ struct FitRequest {
   bool keep_inactive = false;
 };
 
+struct UpdateRequest {
+  std::string model = {};
+  int64_t version = 0;
+  std::string posterior_id = {};  // to start from; empty for the active one
+  std::string dataset_id = {};    // from EnsureDataset
+  bool keep_inactive = false;
+};
+
 struct PriorCandidate {
   double prior_precision = 0;
   double validation_nll = 0;
+  double log_marginal_likelihood = 0;
+};
+
+// One parameter tensor under a posterior.
+struct ParameterBlock {
+  std::string name;
+  int64_t n_parameters = 0;
+  std::string kind;  // "directions", "kronecker", "dense", "diagonal"
+  double trace = 0;
+  double residual = 0;
+  double biased_sum = 0;
+  double debiased_sum = 0;
 };
 
 struct OodThreshold {
@@ -61,6 +98,7 @@ struct FitCost {
   double lanczos_seconds = 0;
   double curvature_seconds = 0;
   double validation_seconds = 0;
+  int64_t peak_memory_bytes = 0;
 };
 
 struct Posterior {
@@ -96,6 +134,12 @@ struct Posterior {
   FitCost cost;
   int32_t mc_samples = 0;
   std::vector<std::string> warnings;
+  std::vector<ParameterBlock> blocks;
+  double residual_share = 0;
+  int64_t curvature_count = 0;
+  int32_t clipped_directions = 0;
+  std::string parent_posterior_id;
+  int64_t updated_examples = 0;
 };
 
 enum class OperationState { kUnspecified, kRunning, kSucceeded, kFailed, kCancelled };

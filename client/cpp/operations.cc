@@ -1,4 +1,4 @@
-// Fits and operations: starting, following through dropped connections, cancelling.
+// Fits, updates and operations: starting, following through dropped connections, cancelling.
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -22,6 +22,27 @@ bool Moved(const Operation& before, const Operation& after) {
          before.fraction != after.fraction;
 }
 
+// Watches what was started to its end; cancels it if `progress` says so.
+absl::StatusOr<std::string> FollowToItsEnd(const Client& client,
+                                           const absl::StatusOr<Operation>& started,
+                                           const OperationProgress& progress) {
+  if (!started.ok()) return started.status();
+  bool cancel_sent = false;
+  absl::Status cancel_status;
+  const absl::StatusOr<Operation> last =
+      client.WatchOperation(started->id, [&](const Operation& operation) {
+        const bool go_on = !progress || progress(operation);
+        if (!go_on && !cancel_sent && !operation.finished()) {
+          cancel_sent = true;
+          cancel_status = client.CancelOperation(operation.id).status();
+        }
+        return cancel_status.ok();
+      });
+  if (!cancel_status.ok()) return cancel_status;
+  if (!last.ok()) return last.status();
+  return OperationResult(*last);
+}
+
 }  // namespace
 
 absl::StatusOr<Operation> Client::StartFit(const FitRequest& request) const {
@@ -33,22 +54,19 @@ absl::StatusOr<Operation> Client::StartFit(const FitRequest& request) const {
 
 absl::StatusOr<std::string> Client::Fit(const FitRequest& request,
                                         const OperationProgress& progress) const {
-  const absl::StatusOr<Operation> started = StartFit(request);
-  if (!started.ok()) return started.status();
-  bool cancel_sent = false;
-  absl::Status cancel_status;
-  const absl::StatusOr<Operation> last =
-      WatchOperation(started->id, [&](const Operation& operation) {
-        const bool go_on = !progress || progress(operation);
-        if (!go_on && !cancel_sent && !operation.finished()) {
-          cancel_sent = true;
-          cancel_status = CancelOperation(operation.id).status();
-        }
-        return cancel_status.ok();
-      });
-  if (!cancel_status.ok()) return cancel_status;
-  if (!last.ok()) return last.status();
-  return OperationResult(*last);
+  return FollowToItsEnd(*this, StartFit(request), progress);
+}
+
+absl::StatusOr<Operation> Client::StartUpdate(const UpdateRequest& request) const {
+  auto response = impl_->Call(*impl_->posteriors, &v1::PosteriorService::Stub::UpdatePosterior,
+                              ToProto(request), impl_->options.timeout, /*idempotent=*/false);
+  if (!response.ok()) return response.status();
+  return FromProto(response->operation());
+}
+
+absl::StatusOr<std::string> Client::Update(const UpdateRequest& request,
+                                           const OperationProgress& progress) const {
+  return FollowToItsEnd(*this, StartUpdate(request), progress);
 }
 
 absl::StatusOr<Operation> Client::WatchOperation(const std::string& id,

@@ -1,9 +1,9 @@
 // How a Client behaves towards the server: deadlines, retries, message sizes. A plain value.
 //
 // Every call has a deadline, and it covers all attempts and the waits between them. Retries are for
-// calls that may safely be repeated, which is every call except starting a fit: UNAVAILABLE is
-// tried again with exponential backoff and jitter, RESOURCE_EXHAUSTED only if the server said when
-// to come back, and then never earlier than that.
+// calls that may safely be repeated, which is every call except starting a fit or an update:
+// UNAVAILABLE is tried again with exponential backoff and jitter, RESOURCE_EXHAUSTED only if the
+// server said when to come back, and then never earlier than that.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ struct RetryPolicy {
 
 struct ClientOptions {
   // Calls that read or change state: lists, descriptions, activation, cancellation, health,
-  // starting a fit.
+  // starting a fit or an update.
   absl::Duration timeout = absl::Seconds(10);
   // LoadModel, which reads and tries a checkpoint.
   absl::Duration load_timeout = absl::Minutes(2);
@@ -32,8 +32,8 @@ struct ClientOptions {
   absl::Duration predict_timeout = absl::Seconds(60);
   // EnsureDataset, from the first byte to the server's receipt.
   absl::Duration upload_timeout = absl::Minutes(15);
-  // Fit and WatchOperation, from start to end of the operation. Following stops then; the operation
-  // itself goes on.
+  // Fit, Update and WatchOperation, from start to end of the operation. Following stops then; the
+  // operation itself goes on.
   absl::Duration operation_timeout = absl::Hours(24);
   // One watch stream; a longer operation is watched through several.
   absl::Duration watch_timeout = absl::Minutes(10);

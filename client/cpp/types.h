@@ -18,7 +18,7 @@ namespace laplace::client {
 using Array = ::laplaced::Array;
 using DType = ::laplaced::DType;
 
-enum class Likelihood { kUnspecified, kCategorical, kGaussian };
+enum class Likelihood { kUnspecified, kCategorical, kGaussian, kBernoulli };
 enum class ModelState { kUnspecified, kAvailable, kReady, kFailed };
 enum class LinkApprox { kDefault, kProbit, kMonteCarlo };
 
@@ -38,11 +38,13 @@ struct Model {
   std::vector<std::string> class_names;
   int64_t n_data = 0;
   double weight_decay = 0;
+  double bias_weight_decay = 0;
   double sigma_noise = 0;
   std::string checkpoint_sha256;
   std::string active_posterior_id;
   std::vector<std::string> captured_parameters;
   std::vector<std::string> generic_parameters;
+  std::vector<std::string> last_layer_parameters;
   std::string description;
 };
 
@@ -99,7 +101,7 @@ struct Prediction {
   std::vector<float> functional_mean;        // [B, C]
   std::vector<float> functional_variance;    // [B, C]
   std::vector<float> functional_covariance;  // [B, C, C], empty unless asked for
-  std::vector<float> epistemic;              // [B] categorical, [B, C] Gaussian
+  std::vector<float> epistemic;              // [B] categorical, [B, C] otherwise
   std::vector<float> aleatoric;              // likewise
   std::vector<OodScore> ood_scores;
   double prior_precision = 0;

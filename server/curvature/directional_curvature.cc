@@ -1,71 +1,174 @@
 #include "server/curvature/directional_curvature.h"
 
-#include <algorithm>
-#include <limits>
+#include <ATen/CPUGeneratorImpl.h>
 
+#include <algorithm>
+#include <mutex>
+
+#include "server/curvature/hessian_operator.h"
 #include "server/model/torch_status.h"
 
 namespace laplaced {
+namespace {
 
-void RunningMoments::Add(const at::Tensor& samples) {
-  const int64_t n = samples.size(0);
-  if (n == 0) return;
-  const at::Tensor batch_mean = samples.mean(0);
-  const at::Tensor batch_m2 = (samples - batch_mean).square().sum(0);
-  if (count == 0) {
-    mean = batch_mean;
-    m2 = batch_m2;
-  } else {
-    const at::Tensor delta = batch_mean - mean;
-    const double a = static_cast<double>(count), b = static_cast<double>(n);
-    mean = mean + delta * (b / (a + b));
-    m2 = m2 + batch_m2 + delta.square() * (a * b / (a + b));
+constexpr int64_t kFewestForStop = 200;
+
+// From L'J of a batch: L'J U, the squared norm of every parameter's part, and the summed diagonal.
+class CurvatureSink : public JacobianSink {
+ public:
+  CurvatureSink(const Network& network, const at::Tensor& directions, int64_t rows, bool diagonal)
+      : network_(network), directions_(directions), rows_(rows) {
+    if (diagonal) diagonal_ = at::zeros({network.n_parameters()}, at::kDouble);
   }
-  count += n;
+
+  void Start(const at::Tensor& f) override {
+    const auto n = static_cast<int64_t>(network_.parameters().size());
+    t_ = at::zeros({f.size(0), rows_, directions_.size(1)}, at::kDouble);
+    traces_ = at::zeros({f.size(0), n}, at::kDouble);
+  }
+
+  bool AddUse(size_t parameter, const ExampleRange& range, const ParameterUse& use,
+              const at::Tensor& grads) override {
+    if (diagonal_.defined()) return false;
+    at::Tensor gram = at::zeros({range.count, rows_, rows_}, at::kDouble);
+    if (!use.AddProducts(grads, range.in_block, range.count, Rows(parameter),
+                         t_.narrow(0, range.begin, range.count), gram)) {
+      return false;
+    }
+    Trace(parameter, range.begin, range.count).add_(gram.diagonal(0, 1, 2).sum(1));
+    return true;
+  }
+
+  void Add(size_t parameter, int64_t begin, const at::Tensor& jacobian) override {
+    const int64_t b = jacobian.size(0), r = jacobian.size(1), p = jacobian.size(2);
+    const at::Tensor squares = jacobian.square();
+    Trace(parameter, begin, b).add_(squares.sum(at::IntArrayRef({1, 2}), false, at::kDouble));
+    const at::Tensor u = Rows(parameter);
+    if (u.size(1) > 0) {
+      t_.narrow(0, begin, b).add_(at::mm(jacobian.reshape({b * r, p}), u).view({b, r, u.size(1)}));
+    }
+    if (diagonal_.defined()) {
+      const at::Tensor sums = squares.sum(at::IntArrayRef({0, 1}), false, at::kDouble);
+      const std::lock_guard<std::mutex> lock(mutex_);
+      diagonal_.narrow(0, network_.parameters()[parameter].offset, p).add_(sums);
+    }
+  }
+
+  CurvatureStatistics Take() const {
+    CurvatureStatistics statistics;
+    statistics.along.Add(t_.square().sum(1));
+    statistics.total.Add(traces_.sum(1, true));
+    statistics.blocks.Add(traces_);
+    if (diagonal_.defined()) {
+      statistics.diagonal = diagonal_ / static_cast<double>(traces_.size(0));
+    }
+    return statistics;
+  }
+
+ private:
+  at::Tensor Rows(size_t parameter) const {
+    const Parameter& p = network_.parameters()[parameter];
+    return directions_.narrow(0, p.offset, p.value.numel());
+  }
+  at::Tensor Trace(size_t parameter, int64_t begin, int64_t count) const {
+    return traces_.select(1, static_cast<int64_t>(parameter)).narrow(0, begin, count);
+  }
+
+  const Network& network_;
+  const at::Tensor directions_;
+  const int64_t rows_;
+  std::mutex mutex_;     // of diagonal_, which all examples share
+  at::Tensor diagonal_;  // [P]
+  at::Tensor t_;         // [B, R, K]
+  at::Tensor traces_;    // [B, parameter tensors]
+};
+
+// The Hessian of a chunk as a whole: one sample that stands for all its examples.
+absl::StatusOr<CurvatureStatistics> MeasureHessianChunk(const EmpiricalRisk& risk,
+                                                        const at::Tensor& rows,
+                                                        const at::Tensor& directions, bool diagonal,
+                                                        at::Generator& generator) {
+  const HessianOperator hessian(risk, rows);
+  const at::Tensor u = directions.to(at::kDouble);
+  const at::Tensor signs = at::randint(0, 2, {u.size(0), 1}, generator, u.options()) * 2 - 1;
+  LAPLACED_ASSIGN_OR_RETURN(const at::Tensor products, hessian.Apply(at::cat({u, signs}, 1)));
+  const at::Tensor estimate = products.select(1, u.size(1)) * signs.select(1, 0);  // [P]
+  std::vector<at::Tensor> traces;
+  for (const Parameter& p : risk.network.parameters()) {
+    traces.push_back(estimate.narrow(0, p.offset, p.value.numel()).sum());
+  }
+  CurvatureStatistics statistics;
+  const int64_t weight = rows.size(0);
+  statistics.along.Add((u * products.narrow(1, 0, u.size(1))).sum(0, true), weight);
+  statistics.total.Add(estimate.sum().view({1, 1}), weight);
+  statistics.blocks.Add(at::stack(traces).unsqueeze(0), weight);
+  if (diagonal) statistics.diagonal = estimate;
+  return statistics;
 }
 
-at::Tensor RunningMoments::StandardError() const {
-  if (count < 2) return at::full_like(mean, std::numeric_limits<double>::infinity());
-  return (m2 / static_cast<double>((count - 1) * count)).sqrt();
+bool PreciseEnough(const RunningMoments& along, double target) {
+  return target > 0 && along.count >= kFewestForStop && along.samples > 1 &&
+         (along.StandardError() <= target * along.mean.abs()).all().item<bool>();
 }
 
-ExampleCurvature CurvaturePerExample(const JacobianProducts& products,
-                                     const Likelihood& likelihood) {
-  const at::Tensor f = products.f.to(at::kDouble);
-  ExampleCurvature curvature;
-  curvature.along = (products.t * likelihood.ApplyHessianBlock(f, products.t)).sum(1);
-  // tr(J' Lambda J) = sum over a, b of Lambda_ab (J J')_ab
-  curvature.trace = (likelihood.Hessian(f) * products.g).sum({1, 2});
-  return curvature;
+}  // namespace
+
+void CurvatureStatistics::Merge(const CurvatureStatistics& other) {
+  if (other.count() == 0) return;
+  if (diagonal.defined() && other.diagonal.defined()) {
+    const double share =
+        static_cast<double>(other.count()) / static_cast<double>(count() + other.count());
+    diagonal = diagonal + (other.diagonal - diagonal) * share;
+  } else if (count() == 0) {
+    diagonal = other.diagonal;
+  }
+  along.Merge(other.along);
+  total.Merge(other.total);
+  blocks.Merge(other.blocks);
 }
 
-absl::StatusOr<DirectionalCurvature> MeasureCurvature(const EmpiricalRisk& risk,
-                                                      const CapturePlan& plan,
-                                                      const at::Tensor& rows,
-                                                      const at::Tensor& directions,
-                                                      const ProgressFn& progress) {
-  return CatchTorch("directional curvature", [&]() -> absl::StatusOr<DirectionalCurvature> {
-    RunningMoments along, trace;
+JacobianOptions CurvatureFactorOptions(const EmpiricalRisk& risk, const CurvatureSpec& curvature,
+                                       const at::Tensor& rows) {
+  JacobianOptions options;
+  options.columns = curvature.Columns(risk.network.n_outputs());
+  options.output_factor = [&risk, curvature, rows](const at::Tensor& f, int64_t begin) {
+    const at::Tensor of_block = rows.narrow(0, begin, f.size(0));
+    return OutputFactor(curvature, risk.likelihood, f, risk.data.targets.index_select(0, of_block),
+                        of_block);
+  };
+  return options;
+}
+
+absl::StatusOr<CurvatureStatistics> MeasureCurvature(
+    const EmpiricalRisk& risk, const CapturePlan& plan, const at::Tensor& rows,
+    const at::Tensor& directions, const MeasureOptions& options, const ProgressFn& progress) {
+  return CatchTorch("directional curvature", [&]() -> absl::StatusOr<CurvatureStatistics> {
+    CurvatureStatistics statistics;
     const int64_t n = rows.size(0);
-    const int64_t chunk = std::min(risk.chunk_size, ExamplesPerStep(risk.network));
+    const bool hessian = options.curvature.kind == CurvatureKind::kHessian;
+    // Enough chunks for a standard error of the Hessian.
+    const int64_t chunk = hessian ? std::clamp<int64_t>(n / 64, 1, risk.chunk_size)
+                                  : std::min(risk.chunk_size, ExamplesPerStep(risk.network));
+    at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(options.curvature.seed);
     for (int64_t begin = 0; begin < n; begin += chunk) {
       const int64_t count = std::min(chunk, n - begin);
-      const at::Tensor x =
-          risk.NetworkInput(risk.data.inputs.index_select(0, rows.narrow(0, begin, count)));
-      LAPLACED_ASSIGN_OR_RETURN(const JacobianProducts products,
-                                ComputeJacobianProducts(risk.network, plan, x, directions));
-      const ExampleCurvature curvature = CurvaturePerExample(products, risk.likelihood);
-      along.Add(curvature.along);
-      trace.Add(curvature.trace.unsqueeze(1));
+      const at::Tensor part = rows.narrow(0, begin, count);
+      if (hessian) {
+        LAPLACED_ASSIGN_OR_RETURN(
+            const CurvatureStatistics measured,
+            MeasureHessianChunk(risk, part, directions, options.diagonal, generator));
+        statistics.Merge(measured);
+      } else {
+        const JacobianOptions factor = CurvatureFactorOptions(risk, options.curvature, part);
+        CurvatureSink sink(risk.network, directions, factor.columns, options.diagonal);
+        const at::Tensor x = risk.NetworkInput(risk.data.inputs.index_select(0, part));
+        LAPLACED_RETURN_IF_ERROR(ForEachJacobian(risk.network, plan, x, factor, sink));
+        statistics.Merge(sink.Take());
+      }
       if (progress) LAPLACED_RETURN_IF_ERROR(progress(begin + count, n));
+      if (PreciseEnough(statistics.along, options.target_relative_standard_error)) break;
     }
-    DirectionalCurvature result;
-    result.count = n;
-    result.values = along.mean;
-    result.standard_errors = along.StandardError();
-    result.trace = trace.mean.item<double>();
-    result.trace_standard_error = trace.StandardError().item<double>();
-    return result;
+    return statistics;
   });
 }
 

@@ -1,10 +1,15 @@
-// Curvature along given directions, with its uncertainty: the debiasing step.
+// Curvature along given directions, with its uncertainty: the debiasing step. And the traces, from
+// the same pass.
 //
-// For each direction u_i the estimate is the mean over examples of q_ni = (J_n u_i)' Lambda_n (J_n
-// u_i); likewise the trace, the mean of tr(J_n' Lambda_n J_n). Both are unbiased for directions
-// that were chosen without looking at these examples (Tatzel et al., ICLR 2025), whatever the
-// directions are. Means and variances are accumulated with Chan's parallel form of Welford's
-// algorithm in fp64, so that splitting or reordering the data changes nothing but rounding.
+// For each direction u_i the estimate is the mean over examples of q_ni = u_i' H_n u_i, where H_n
+// is the curvature of one example's loss (output_factor.h); likewise the trace, in all and by
+// parameter tensor, and the diagonal. All are unbiased for directions that were chosen without
+// looking at these examples (Tatzel et al., ICLR 2025), whatever the directions are.
+//
+// GGN and Fisher kinds are exact per example, through L_n' J_n. The Hessian is measured by products
+// over small chunks: along a direction exactly, traces and diagonal by Hutchinson's estimator with
+// one random sign vector per chunk (Hutchinson 1990); standard errors, from the spread of the
+// chunks, include that noise.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -12,42 +17,41 @@
 #include "absl/status/statusor.h"
 #include "server/curvature/empirical_risk.h"
 #include "server/curvature/jacobian_products.h"
+#include "server/curvature/output_factor.h"
+#include "server/curvature/running_moments.h"
 
 namespace laplaced {
 
-// Streaming mean and variance of vectors of one length. A value; not synchronised.
-struct RunningMoments {
-  int64_t count = 0;
-  at::Tensor mean;  // [m] fp64
-  at::Tensor m2;    // [m] fp64, sum of squared deviations
+struct CurvatureStatistics {
+  RunningMoments along;   // [K], of q_n
+  RunningMoments total;   // [1], of the trace over all P dimensions
+  RunningMoments blocks;  // of the trace over each parameter tensor, in the network's order
+  at::Tensor diagonal;    // [P] fp64, mean; undefined if it was not asked for
 
-  // Adds the rows of `samples` [n, m].
-  void Add(const at::Tensor& samples);
-  // sqrt(m2 / (count - 1) / count), [m]; infinite for fewer than two samples.
-  at::Tensor StandardError() const;
+  int64_t count() const { return along.count; }
+  // As if the other's examples had been measured too.
+  void Merge(const CurvatureStatistics& other);
 };
 
-struct DirectionalCurvature {
-  at::Tensor values;           // [K] fp64, mean of q_n
-  at::Tensor standard_errors;  // [K] fp64
-  double trace = 0;            // of the mean curvature, over all P dimensions
-  double trace_standard_error = 0;
-  int64_t count = 0;
+struct MeasureOptions {
+  CurvatureSpec curvature;
+  bool diagonal = false;
+  // Stop once the standard error is below this share of the mean along every direction, looked at
+  // from 200 examples on; 0: never. Rows must then come in random order.
+  double target_relative_standard_error = 0;
 };
 
-// Per-example curvature along the directions of `products`: q [B, K], and trace [B].
-struct ExampleCurvature {
-  at::Tensor along;  // [B, K] fp64
-  at::Tensor trace;  // [B] fp64
-};
-ExampleCurvature CurvaturePerExample(const JacobianProducts& products,
-                                     const Likelihood& likelihood);
+// Over the examples `rows` [n] of the risk's data, in this order; `directions` [P, K] in the
+// network's precision.
+absl::StatusOr<CurvatureStatistics> MeasureCurvature(const EmpiricalRisk& risk,
+                                                     const CapturePlan& plan,
+                                                     const at::Tensor& rows,
+                                                     const at::Tensor& directions,
+                                                     const MeasureOptions& options = {},
+                                                     const ProgressFn& progress = nullptr);
 
-// Over the examples `rows` [n] of the risk's data; `directions` [P, K] in the network's precision.
-absl::StatusOr<DirectionalCurvature> MeasureCurvature(const EmpiricalRisk& risk,
-                                                      const CapturePlan& plan,
-                                                      const at::Tensor& rows,
-                                                      const at::Tensor& directions,
-                                                      const ProgressFn& progress = nullptr);
+// Options that make ForEachJacobian hand over L_n' J_n for the examples `rows` [B] of the data.
+JacobianOptions CurvatureFactorOptions(const EmpiricalRisk& risk, const CurvatureSpec& curvature,
+                                       const at::Tensor& rows);
 
 }  // namespace laplaced

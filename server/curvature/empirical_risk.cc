@@ -27,4 +27,15 @@ absl::StatusOr<double> EmpiricalRisk::MeanLoss(const ProgressFn& progress) const
   });
 }
 
+// ResNet-20, 128 examples, one thread: a GGN product takes .98 s in one chunk, .71 s in chunks of
+// 64 (4 MB), .69 s in chunks of 32; smaller ones gain nothing.
+int64_t ProductChunk(const EmpiricalRisk& risk, int64_t n) {
+  constexpr int64_t kBytes = 4 << 20, kFewest = 4;
+  const int64_t per_example = risk.network.LargestResultPerExample() *
+                              static_cast<int64_t>(at::elementSize(risk.network.dtype()));
+  const int64_t most = std::min(risk.chunk_size, std::max(kFewest, kBytes / per_example));
+  const int64_t chunks = (n + most - 1) / most;
+  return (n + chunks - 1) / chunks;
+}
+
 }  // namespace laplaced

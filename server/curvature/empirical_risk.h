@@ -41,4 +41,10 @@ struct EmpiricalRisk {
   absl::StatusOr<double> MeanLoss(const ProgressFn& progress = nullptr) const;
 };
 
+// Into which chunks a curvature product cuts a batch of n > 0 examples: about equal ones of at most
+// risk.chunk_size examples, and of so few that the largest intermediate result takes 4 MB (but no
+// fewer than 4). Results that leave the caches, in memory that is fetched anew every time, cost
+// more than small batches do. Throws LibTorch exceptions.
+int64_t ProductChunk(const EmpiricalRisk& risk, int64_t n);
+
 }  // namespace laplaced

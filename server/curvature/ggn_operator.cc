@@ -6,11 +6,17 @@
 
 namespace laplaced {
 
-GgnOperator::GgnOperator(const EmpiricalRisk& risk, const at::Tensor& rows)
-    : risk_(risk), inputs_(risk.NetworkInput(risk.data.inputs.index_select(0, rows))) {}
+GgnOperator::GgnOperator(const EmpiricalRisk& risk, const at::Tensor& rows,
+                         const CurvatureSpec& spec)
+    : risk_(risk),
+      chunk_(ProductChunk(risk, rows.size(0))),
+      spec_(spec),
+      rows_(rows),
+      inputs_(risk.NetworkInput(risk.data.inputs.index_select(0, rows))) {}
 
 absl::StatusOr<at::Tensor> GgnOperator::Apply(const at::Tensor& block) const {
   return CatchTorch("curvature product", [&]() -> absl::StatusOr<at::Tensor> {
+    at::NoGradGuard no_grad;
     at::Tensor result = at::empty(block.sizes(), block.options());
     for (int64_t i = 0; i < block.size(1); ++i) {
       result.select(1, i).copy_(ApplyOne(block.select(1, i).to(risk_.network.dtype())));
@@ -22,13 +28,21 @@ absl::StatusOr<at::Tensor> GgnOperator::Apply(const at::Tensor& block) const {
 at::Tensor GgnOperator::ApplyOne(const at::Tensor& v) const {
   const int64_t n = inputs_.size(0);
   at::Tensor sum = at::zeros({Rows()}, at::kDouble);
-  for (int64_t begin = 0; begin < n; begin += risk_.chunk_size) {
-    const at::Tensor x = inputs_.narrow(0, begin, std::min(risk_.chunk_size, n - begin));
+  for (int64_t begin = 0; begin < n; begin += chunk_) {
+    const at::Tensor x = inputs_.narrow(0, begin, std::min(chunk_, n - begin));
     const auto [f, jv] = risk_.network.ForwardAndJvp(x, v);
-    const at::Tensor s = risk_.likelihood.ApplyHessian(f.detach(), jv);
-    sum += risk_.network.Vjp(f, s);
+    sum += risk_.network.Vjp(f, ApplyInOutputs(begin, f.detach(), jv));
   }
   return sum / static_cast<double>(n);
+}
+
+at::Tensor GgnOperator::ApplyInOutputs(int64_t begin, const at::Tensor& f,
+                                       const at::Tensor& jv) const {
+  if (spec_.kind == CurvatureKind::kGgn) return risk_.likelihood.ApplyHessian(f, jv);
+  const at::Tensor rows = rows_.narrow(0, begin, f.size(0));
+  const at::Tensor factor =
+      OutputFactor(spec_, risk_.likelihood, f, risk_.data.targets.index_select(0, rows), rows);
+  return at::bmm(factor, at::bmm(factor.transpose(1, 2), jv.unsqueeze(2))).squeeze(2);
 }
 
 }  // namespace laplaced

@@ -4,22 +4,12 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "server/model/torch_status.h"
 
 namespace laplaced {
 namespace {
-
-// Adds the share of some parameters: jacobian [b, C, p], their rows of U [p, K]; t and g are the
-// slices of b examples.
-void Accumulate(const at::Tensor& jacobian, const at::Tensor& directions, const at::Tensor& t,
-                const at::Tensor& g) {
-  const int64_t b = jacobian.size(0), c = jacobian.size(1), p = jacobian.size(2);
-  g.add_(at::bmm(jacobian, jacobian.transpose(1, 2)));
-  if (directions.size(1) > 0) {
-    t.add_(at::mm(jacobian.reshape({b * c, p}), directions).view({b, c, directions.size(1)}));
-  }
-}
 
 // One parameter with everything that adds to its gradient.
 struct Contribution {
@@ -47,50 +37,56 @@ ContributionGroups GroupByNode(const CapturedForward& forward,
   return groups;
 }
 
-// The whole share of a group for examples [begin, begin + count).
-void AddTile(const Network& network, const std::vector<Contribution>& group,
-             const std::vector<NodeGradients>& grads, const at::Tensor& directions, int64_t begin,
-             int64_t count, const JacobianProducts& products) {
-  const at::Tensor t = products.t.narrow(0, begin, count), g = products.g.narrow(0, begin, count);
+// One block of a batch: examples [first, first + size) of it.
+struct Block {
+  const Network& network;
+  const CapturePlan& plan;
+  const at::Tensor x;
+  int64_t first;
+  const JacobianOptions& options;
+  JacobianSink& sink;
+};
+
+// The whole share of a group for examples [begin, begin + count) of a block.
+void AddTile(const Block& block, const std::vector<Contribution>& group,
+             const std::vector<NodeGradients>& grads, int64_t begin, int64_t count) {
   std::map<size_t, at::Tensor> tiles;  // by node
   for (const Contribution& contribution : group) {
-    const Parameter& parameter = network.parameters()[contribution.parameter];
-    const at::Tensor u = directions.narrow(0, parameter.offset, parameter.value.numel());
     at::Tensor jacobian;
     bool done = false;
     for (const auto& [node, use] : contribution.uses) {
       at::Tensor& tile = tiles[node];
       if (!tile.defined()) tile = grads[node].Tile(begin, count);
-      done = contribution.uses.size() == 1 && use->AddProducts(tile, begin, count, u, t, g);
+      done = contribution.uses.size() == 1 &&
+             block.sink.AddUse(contribution.parameter, {block.first + begin, begin, count}, *use,
+                               tile);
       if (done) break;
       const at::Tensor part = use->Jacobian(tile, begin, count);
       jacobian = jacobian.defined() ? jacobian + part : part;
     }
-    if (!done) Accumulate(jacobian, u, t, g);
+    if (!done) block.sink.Add(contribution.parameter, block.first + begin, jacobian);
   }
 }
 
-void AddCaptured(const Network& network, const CapturedForward& forward,
-                 const at::Tensor& directions, const JacobianOptions& options,
-                 const JacobianProducts& products) {
-  const std::vector<NodeGradients> grads = forward.OutputGradients();
-  const int64_t batch = products.f.size(0), c = products.f.size(1);
+void AddCaptured(const Block& block, const CapturedForward& forward, const at::Tensor& seeds) {
+  const std::vector<NodeGradients> grads = forward.OutputGradients(seeds);
+  const int64_t batch = forward.batch;
+  const int64_t rows = seeds.defined() ? seeds.size(2) : block.network.n_outputs();
   for (const auto& item : GroupByNode(forward, grads)) {
     const std::vector<Contribution>& group = item.second;
     int64_t largest = 1;
     for (const Contribution& contribution : group) {
-      largest = std::max(largest, network.parameters()[contribution.parameter].value.numel());
+      largest = std::max(largest, block.network.parameters()[contribution.parameter].value.numel());
     }
-    const int64_t bytes = c * largest * products.f.element_size();
+    const int64_t bytes = rows * largest * block.x.element_size();
     // Enough tiles for all threads, none larger than a tile may be.
     const int64_t share = (batch + at::get_num_threads() - 1) / at::get_num_threads();
-    const int64_t tile = std::clamp<int64_t>(options.tile_bytes / bytes, 1, share);
+    const int64_t tile = std::clamp<int64_t>(block.options.tile_bytes / bytes, 1, share);
     const int64_t tiles = (batch + tile - 1) / tile;
     const auto run = [&](int64_t first, int64_t last) {
       at::NoGradGuard no_grad;  // kept per thread
       for (int64_t i = first; i < last; ++i) {
-        AddTile(network, group, grads, directions, i * tile, std::min(tile, batch - i * tile),
-                products);
+        AddTile(block, group, grads, i * tile, std::min(tile, batch - i * tile));
       }
     };
     if (tiles == 1) {
@@ -101,33 +97,79 @@ void AddCaptured(const Network& network, const CapturedForward& forward,
   }
 }
 
-void AddGeneric(const Network& network, const std::vector<bool>& captured, const at::Tensor& x,
-                const at::Tensor& directions, const JacobianProducts& products) {
-  std::vector<at::Tensor> rows;
-  for (size_t i = 0; i < captured.size(); ++i) {
-    const Parameter& parameter = network.parameters()[i];
-    if (!captured[i])
-      rows.push_back(directions.narrow(0, parameter.offset, parameter.value.numel()));
-  }
-  if (rows.empty()) return;
-  const at::Tensor u = at::cat(rows);
-  for (int64_t n = 0; n < x.size(0); ++n) {
-    const at::Tensor jacobian = GenericJacobian(network, x.narrow(0, n, 1), captured).unsqueeze(0);
-    Accumulate(jacobian, u, products.t.narrow(0, n, 1), products.g.narrow(0, n, 1));
+void AddGeneric(const Block& block, const std::vector<bool>& captured, const at::Tensor& seeds) {
+  if (std::all_of(captured.begin(), captured.end(), [](bool c) { return c; })) return;
+  for (int64_t n = 0; n < block.x.size(0); ++n) {
+    const at::Tensor jacobian = GenericJacobian(block.network, block.x.narrow(0, n, 1), captured,
+                                                seeds.defined() ? seeds[n] : at::Tensor())
+                                    .unsqueeze(0);
+    int64_t column = 0;
+    for (size_t i = 0; i < captured.size(); ++i) {
+      if (captured[i]) continue;
+      const int64_t numel = block.network.parameters()[i].value.numel();
+      block.sink.Add(i, block.first + n, jacobian.narrow(2, column, numel));
+      column += numel;
+    }
   }
 }
 
-JacobianProducts ComputeBlock(const Network& network, const CapturePlan& plan, const at::Tensor& x,
-                              const at::Tensor& directions, const JacobianOptions& options) {
-  const int64_t b = x.size(0), c = network.n_outputs();
-  const CapturedForward forward = ForwardCaptured(network, x, plan, b * c <= options.repeat_limit);
-  JacobianProducts products;
-  products.f = forward.Outputs();
-  products.t = at::zeros({b, c, directions.size(1)}, at::kDouble);
-  products.g = at::zeros({b, c, c}, at::kDouble);
-  AddCaptured(network, forward, directions, options, products);
-  AddGeneric(network, forward.captured, x, directions, products);
-  return products;
+// Sums T and G by groups of parameters.
+class ProductSink : public JacobianSink {
+ public:
+  ProductSink(const Network& network, const at::Tensor& directions,
+              const std::vector<int64_t>& group_of, int64_t n_groups, int64_t rows)
+      : network_(network),
+        directions_(directions),
+        group_of_(group_of),
+        n_groups_(n_groups),
+        rows_(rows) {}
+
+  void Start(const at::Tensor& f) override {
+    products_.f = f;
+    const int64_t b = f.size(0);
+    products_.t = at::zeros({n_groups_, b, rows_, directions_.size(1)}, at::kDouble);
+    products_.g = at::zeros({n_groups_, b, rows_, rows_}, at::kDouble);
+  }
+
+  bool AddUse(size_t parameter, const ExampleRange& range, const ParameterUse& use,
+              const at::Tensor& grads) override {
+    return use.AddProducts(grads, range.in_block, range.count, Rows(parameter),
+                           T(parameter, range.begin, range.count),
+                           G(parameter, range.begin, range.count));
+  }
+
+  void Add(size_t parameter, int64_t begin, const at::Tensor& jacobian) override {
+    const int64_t b = jacobian.size(0), r = jacobian.size(1), p = jacobian.size(2);
+    G(parameter, begin, b).add_(at::bmm(jacobian, jacobian.transpose(1, 2)));
+    const at::Tensor u = Rows(parameter);
+    if (u.size(1) > 0) {
+      T(parameter, begin, b).add_(at::mm(jacobian.reshape({b * r, p}), u).view({b, r, u.size(1)}));
+    }
+  }
+
+  JacobianProducts Take() { return std::move(products_); }
+
+ private:
+  at::Tensor Rows(size_t parameter) const {
+    const Parameter& p = network_.parameters()[parameter];
+    return directions_.narrow(0, p.offset, p.value.numel());
+  }
+  at::Tensor T(size_t parameter, int64_t begin, int64_t count) const {
+    return products_.t[group_of_[parameter]].narrow(0, begin, count);
+  }
+  at::Tensor G(size_t parameter, int64_t begin, int64_t count) const {
+    return products_.g[group_of_[parameter]].narrow(0, begin, count);
+  }
+
+  const Network& network_;
+  const at::Tensor directions_;
+  const std::vector<int64_t>& group_of_;
+  const int64_t n_groups_, rows_;
+  JacobianProducts products_;
+};
+
+int64_t RowCount(const Network& network, const JacobianOptions& options) {
+  return options.output_factor ? options.columns : network.n_outputs();
 }
 
 }  // namespace
@@ -138,28 +180,52 @@ int64_t ExamplesPerStep(const Network& network) {
                              kMost);
 }
 
+absl::Status ForEachJacobian(const Network& network, const CapturePlan& plan, const at::Tensor& x,
+                             const JacobianOptions& options, JacobianSink& sink) {
+  return CatchTorch("per-example Jacobians", [&]() -> absl::Status {
+    at::NoGradGuard no_grad;
+    const int64_t rows = RowCount(network, options), batch = x.size(0);
+    const int64_t per_example = plan.gradient_numel * rows * x.element_size();
+    const int64_t size =
+        std::clamp<int64_t>(options.gradient_bytes / std::max<int64_t>(1, per_example), 1, batch);
+    if (size < batch) sink.Start(network.Forward(x));
+    for (int64_t begin = 0; begin < batch; begin += size) {
+      const int64_t count = std::min(size, batch - begin);
+      const Block block{network, plan, x.narrow(0, begin, count), begin, options, sink};
+      const bool repeat = rows > 1 && count * rows <= options.repeat_limit;
+      const CapturedForward forward = ForwardCaptured(network, block.x, plan, repeat ? rows : 1);
+      const at::Tensor f = forward.Outputs();
+      if (size == batch) sink.Start(f);
+      at::Tensor seeds;
+      if (options.output_factor) seeds = options.output_factor(f, begin).to(x.scalar_type());
+      AddCaptured(block, forward, seeds);
+      AddGeneric(block, forward.captured, seeds);
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<JacobianProducts> ComputeGroupedProducts(
+    const Network& network, const CapturePlan& plan, const at::Tensor& x,
+    const at::Tensor& directions, const std::vector<int64_t>& group_of, int64_t n_groups,
+    const JacobianOptions& options) {
+  ProductSink sink(network, directions, group_of, n_groups, RowCount(network, options));
+  LAPLACED_RETURN_IF_ERROR(ForEachJacobian(network, plan, x, options, sink));
+  return sink.Take();
+}
+
 absl::StatusOr<JacobianProducts> ComputeJacobianProducts(const Network& network,
                                                          const CapturePlan& plan,
                                                          const at::Tensor& x,
                                                          const at::Tensor& directions,
                                                          const JacobianOptions& options) {
-  return CatchTorch("functional variance", [&]() -> absl::StatusOr<JacobianProducts> {
-    at::NoGradGuard no_grad;
-    const int64_t per_example = plan.gradient_numel * network.n_outputs() * x.element_size();
-    const int64_t block = std::clamp<int64_t>(
-        options.gradient_bytes / std::max<int64_t>(1, per_example), 1, x.size(0));
-    if (block == x.size(0)) return ComputeBlock(network, plan, x, directions, options);
-    std::vector<at::Tensor> f, t, g;
-    for (int64_t begin = 0; begin < x.size(0); begin += block) {
-      const int64_t count = std::min(block, x.size(0) - begin);
-      const JacobianProducts part =
-          ComputeBlock(network, plan, x.narrow(0, begin, count), directions, options);
-      f.push_back(part.f);
-      t.push_back(part.t);
-      g.push_back(part.g);
-    }
-    return JacobianProducts{at::cat(f), at::cat(t), at::cat(g)};
-  });
+  const std::vector<int64_t> one_group(network.parameters().size(), 0);
+  LAPLACED_ASSIGN_OR_RETURN(
+      JacobianProducts products,
+      ComputeGroupedProducts(network, plan, x, directions, one_group, 1, options));
+  products.t = products.t[0];
+  products.g = products.g[0];
+  return products;
 }
 
 }  // namespace laplaced

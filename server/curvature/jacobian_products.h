@@ -1,17 +1,18 @@
-// What a posterior needs to know of the Jacobians J_n of a batch, without ever holding them all:
+// Per-example Jacobians, piece by piece: what a posterior needs to know of them is gathered without
+// ever holding them all.
 //
-//   f [B, C]      outputs
-//   T [B, C, K]   T_n = J_n U, for K directions
-//   G [B, C, C]   G_n = J_n J_n'
-//
-// Per-example gradients of the captured parameters are formed in tiles of a few examples,
-// contracted with U and with themselves, and dropped; parameters outside captured layers add the
-// same sums from one reverse pass per example and output. T and G are exact (no sampling),
-// accumulated over parameters in fp64 from products in the network's precision. A tile takes about
-// `tile_bytes`, whatever the batch. Pure functions of their arguments; thread-safe.
+// ForEachJacobian runs the network on a batch and hands every parameter's per-example Jacobian, for
+// a few examples at a time, to a sink that contracts and drops it. With an output factor L_n [C, R]
+// the pieces are those of L_n' J_n instead: with the factors of output_factor.h, everything about
+// the curvature J' L L' J. R is C without one. Parameters of captured layers come in tiles of about
+// `tile_bytes`; the others by one reverse pass per example and row. All exact, no sampling.
+// Functions of their arguments; thread-safe.
 #pragma once
 
 #include <ATen/ATen.h>
+
+#include <functional>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/model/layer_capture.h"
@@ -19,25 +20,68 @@
 
 namespace laplaced {
 
-struct JacobianProducts {
-  at::Tensor f;  // [B, C] in the network's precision
-  at::Tensor t;  // [B, C, K] fp64
-  at::Tensor g;  // [B, C, C] fp64
+// Examples [begin, begin + count) of a batch.
+struct ExampleRange {
+  int64_t begin;
+  int64_t in_block;  // where ParameterUse finds the first of them
+  int64_t count;
 };
+
+// Called from several threads at once, never for the same example at the same time. Gradient mode
+// is off.
+class JacobianSink {
+ public:
+  virtual ~JacobianSink() = default;
+
+  // Before anything else: outputs f [B, C] of the whole batch.
+  virtual void Start(const at::Tensor& /*f*/) {}
+
+  // A parameter that one captured layer uses once, before its Jacobian is formed. True if the sink
+  // took all it needs from `use`; then Add is not called for these examples.
+  virtual bool AddUse(size_t /*parameter*/, const ExampleRange& /*range*/,
+                      const ParameterUse& /*use*/, const at::Tensor& /*grads*/) {
+    return false;
+  }
+
+  // jacobian [count, R, numel] of network.parameters()[parameter], examples [begin, begin + count).
+  virtual void Add(size_t parameter, int64_t begin, const at::Tensor& jacobian) = 0;
+};
+
+// L [b, C, R] for examples [begin, begin + b) with outputs f [b, C].
+using OutputFactorFn = std::function<at::Tensor(const at::Tensor& f, int64_t begin)>;
 
 struct JacobianOptions {
+  OutputFactorFn output_factor;  // none: the plain Jacobian
+  int64_t columns = 0;           // R, with an output factor
   int64_t tile_bytes = 8 << 20;
   int64_t gradient_bytes = 240 << 20;
-  int64_t repeat_limit = 40;  // repeat examples while batch * C is at most this
+  int64_t repeat_limit = 40;  // repeat examples while batch * R is at most this
 };
 
-// `x` [B, input_shape...] in the network's precision; `directions` [P, K], K >= 0, likewise,
-// row-major.
+// `x` [B, input_shape...] in the network's precision.
+absl::Status ForEachJacobian(const Network& network, const CapturePlan& plan, const at::Tensor& x,
+                             const JacobianOptions& options, JacobianSink& sink);
+
+struct JacobianProducts {
+  at::Tensor f;  // [B, C] in the network's precision
+  at::Tensor t;  // T_n = J_n U: [B, R, K] fp64
+  at::Tensor g;  // G_n = J_n J_n': [B, R, R] fp64
+};
+
+// f, T and G of a batch for directions U [P, K], K >= 0, row-major in the network's precision.
+// Linear layers with one row per example take a closed form that never forms their Jacobian.
 absl::StatusOr<JacobianProducts> ComputeJacobianProducts(const Network& network,
                                                          const CapturePlan& plan,
                                                          const at::Tensor& x,
                                                          const at::Tensor& directions,
                                                          const JacobianOptions& options = {});
+
+// The same by groups of parameters: t [L, B, R, K] and g [L, B, R, R], where parameter i adds to
+// group_of[i] in [0, L).
+absl::StatusOr<JacobianProducts> ComputeGroupedProducts(
+    const Network& network, const CapturePlan& plan, const at::Tensor& x,
+    const at::Tensor& directions, const std::vector<int64_t>& group_of, int64_t n_groups,
+    const JacobianOptions& options = {});
 
 // How many examples to give to one call when the caller wants to look up between calls (progress,
 // cancellation): at most 64, fewer for networks with many outputs and parameters, so that a call

@@ -1,29 +1,25 @@
 #include "server/laplace/fit.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "server/curvature/ggn_operator.h"
 #include "server/data/sampler.h"
-#include "server/linalg/lanczos.h"
-#include "server/model/field_error.h"
+#include "server/laplace/fit_check.h"
+#include "server/laplace/kronecker_fit.h"
+#include "server/laplace/last_layer_fit.h"
+#include "server/laplace/stopwatch.h"
+#include "server/model/parameter_selection.h"
 #include "server/model/torch_status.h"
 
 namespace laplaced {
 namespace {
 
-class Stopwatch {
- public:
-  double Seconds() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
+// Validation examples that are used at most unless the user says otherwise: with a diagonal
+// residual every candidate precision costs a contraction of its own.
+constexpr int64_t kDiagonalValidationExamples = 1000;
 
 // Turns progress of one phase into progress of the whole. Shares are rough and only for display.
 class PhaseProgress {
@@ -44,227 +40,328 @@ class PhaseProgress {
   double begin_, end_;
 };
 
-absl::Status CheckData(const EmpiricalRisk& risk, const std::string& field, const Dataset& data) {
-  const std::vector<int64_t> example(data.inputs.sizes().begin() + 1, data.inputs.sizes().end());
-  if (example != risk.manifest.input_shape) {
-    return FieldError(field,
-                      absl::StrCat("examples have shape ", ShapeString(example), ", expected ",
-                                   ShapeString(risk.manifest.input_shape), " (the model's input)"));
+PriorTerms MakePriorTerms(const Network& network, const std::vector<double>& scale) {
+  PriorTerms terms;
+  for (size_t i = 0; i < scale.size(); ++i) {
+    const at::Tensor& value = network.parameters()[i].value;
+    terms.weighted_norm_squared +=
+        scale[i] * value.detach().to(at::kDouble).square().sum().item<double>();
+    terms.log_scale_sum += static_cast<double>(value.numel()) * std::log(scale[i]);
   }
-  if (data.inputs.scalar_type() == at::kByte && !risk.manifest.accepts_uint8) {
-    return FieldError(field,
-                      "inputs are uint8, expected float32 or float64: the model's manifest does "
-                      "not say how to scale raw "
-                      "pixels (input.uint8_scale)");
-  }
-  return risk.likelihood.CheckTargets(field, data.targets, risk.network.n_outputs());
+  return terms;
 }
 
-absl::Status CheckPositive(const char* field, const absl::optional<double>& value) {
-  if (value && !(std::isfinite(*value) && *value > 0)) {
-    return FieldError(field, absl::StrCat("expected a finite number > 0, got ", *value));
+absl::StatusOr<std::shared_ptr<const FittedCurvature>> FitCurvature(const EmpiricalRisk& risk,
+                                                                    const CapturePlan& plan,
+                                                                    const FitOptions& options,
+                                                                    const FitProgressFn& progress,
+                                                                    FitResult* result) {
+  const PhaseProgress directions(progress, "directions", 0.05, 0.5);
+  const PhaseProgress curvature(progress, "curvature", 0.5, 0.7);
+  switch (options.structure) {
+    case StructureKind::kLowRank:
+      return FitLowRank(risk, plan, options.low_rank, {directions, curvature}, &result->cost,
+                        &result->warnings);
+    case StructureKind::kKfac: {
+      const LowRankOptions& sizes = options.low_rank;
+      const KroneckerOptions kronecker{sizes.direction_batch_size,
+                                       sizes.curvature_batch_size,
+                                       sizes.debiasing != Debiasing::kNone,
+                                       options.kfac_exact,
+                                       sizes.curvature,
+                                       sizes.seed};
+      const Stopwatch time;
+      auto fitted = FitKronecker(risk, plan, kronecker, directions, curvature);
+      result->cost.curvature_seconds = time.Seconds();
+      return fitted;
+    }
+    case StructureKind::kLastLayer: {
+      const Stopwatch time;
+      auto fitted = FitLastLayer(risk, plan, options.low_rank.curvature,
+                                 PhaseProgress(progress, "curvature", 0.05, 0.7));
+      result->cost.curvature_seconds = time.Seconds();
+      return fitted;
+    }
+  }
+  return absl::InternalError("unknown structure");
+}
+
+// Everything after the curvature.
+class Finish {
+ public:
+  Finish(EmpiricalRisk& risk, const CapturePlan& plan, const Dataset& validation,
+         const FitOptions& options, const FitProgressFn& progress,
+         const ValidationFn& on_validation, FitResult& result)
+      : risk_(risk),
+        plan_(plan),
+        validation_(validation),
+        options_(options),
+        progress_(progress),
+        on_validation_(on_validation),
+        result_(result) {}
+
+  // REQUIRES: result has fitted, mean_train_loss and posterior.n_data; `previous` is the prior
+  // precision to keep with methods that do not choose one, if any.
+  absl::Status Run(absl::optional<double> previous, absl::optional<double> previous_ood) {
+    const std::vector<double> scale = PriorScale(risk_.network, risk_.manifest);
+    terms_.mean_loss = result_.mean_train_loss;
+    terms_.prior = MakePriorTerms(risk_.network, scale);
+    terms_.n_outputs = risk_.network.n_outputs();
+    terms_.sigma_noise = risk_.likelihood.sigma_noise;
+    const absl::optional<double> decay = WeightDecayPrecision(risk_);
+    result_.posterior.temperature = options_.temperature;
+    result_.posterior.structure = result_.fitted->MakeStructure(scale);
+    result_.posterior.prior_precision =
+        previous.value_or(options_.prior_precision.value_or(decay.value_or(1)));
+
+    const bool noise = Gaussian() && result_.noise_method == NoiseMethod::kEvidence;
+    const bool prior = result_.prior_method == PriorMethod::kEvidence;
+    EvidenceSearch search;
+    if (noise || prior) {
+      search = MaximiseEvidence(result_.posterior, terms_, prior, noise);
+      if (!search.warning.empty()) result_.warnings.push_back(search.warning);
+      result_.posterior.prior_precision = search.prior_precision;
+    }
+    if (noise) SetNoise(search.sigma_noise, scale);
+
+    std::vector<double> grid = PriorGrid(decay.value_or(1.0));
+    for (const double delta : grid) {
+      result_.prior_candidates.push_back(
+          {delta, 0, Evidence(result_.posterior.WithPriorPrecision(delta), terms_)});
+    }
+    absl::optional<double> ood = previous_ood;
+    if (options_.ood_prior_precision) ood = options_.ood_prior_precision;
+    if (!ood) ood = decay;
+    if (validation_.size() > 0) {
+      const Stopwatch time;
+      LAPLACED_RETURN_IF_ERROR(Validate(grid, ood));
+      if (result_.prior_method == PriorMethod::kValidation) {
+        std::string warning;
+        const size_t best = BestByValidation(result_.prior_candidates, &warning);
+        result_.posterior.prior_precision = result_.prior_candidates[best].prior_precision;
+        if (!warning.empty()) result_.warnings.push_back(warning);
+      }
+      result_.ood_prior_precision = ood.value_or(result_.posterior.prior_precision);
+      // Without a weight decay the precision for scores is the one just chosen: another pass.
+      if (!ood) LAPLACED_RETURN_IF_ERROR(Validate({}, result_.ood_prior_precision));
+      result_.validation_seconds = time.Seconds();
+    }
+    result_.ood_prior_precision = ood.value_or(result_.posterior.prior_precision);
+    if (prior) {
+      result_.prior_candidates.insert(result_.prior_candidates.end(), search.steps.begin(),
+                                      search.steps.end());
+    }
+
+    if (Gaussian()) result_.sigma_noise = risk_.likelihood.sigma_noise;
+    result_.report = result_.fitted->Report();
+    result_.parameter_norm_squared =
+        risk_.network.FlatParameters().to(at::kDouble).square().sum().item<double>();
+    result_.log_marginal_likelihood = Evidence(result_.posterior, terms_);
+    result_.effective_parameters = result_.posterior.EffectiveParameters();
+    return absl::OkStatus();
+  }
+
+ private:
+  bool Gaussian() const { return risk_.likelihood.kind == Likelihood::Kind::kGaussian; }
+
+  // From the noise that loss and curvature were measured with to another.
+  void SetNoise(double sigma, const std::vector<double>& scale) {
+    const double old = risk_.likelihood.sigma_noise, ratio = old * old / (sigma * sigma);
+    const auto c = static_cast<double>(terms_.n_outputs);
+    result_.mean_train_loss =
+        (result_.mean_train_loss - 0.5 * c * std::log(2 * M_PI * old * old)) * ratio +
+        0.5 * c * std::log(2 * M_PI * sigma * sigma);
+    risk_.likelihood.sigma_noise = sigma;
+    terms_.mean_loss = result_.mean_train_loss;
+    terms_.sigma_noise = sigma;
+    result_.fitted = result_.fitted->ScaledBy(ratio);
+    result_.posterior.structure = result_.fitted->MakeStructure(scale);
+  }
+
+  // One pass over the validation data: NLL at every precision of `grid`, into prior_candidates, and
+  // if `ood` is known, everything for scores.
+  absl::Status Validate(const std::vector<double>& grid, absl::optional<double> ood) {
+    Dataset chosen = validation_;
+    int64_t limit = options_.max_validation_examples;
+    if (limit == 0 && DiagonalResidual()) limit = kDiagonalValidationExamples;
+    if (limit > 0 && limit < validation_.size()) {
+      if (options_.max_validation_examples == 0 && !grid.empty()) {
+        result_.warnings.push_back(absl::StrCat(
+            "only ", limit, " of ", validation_.size(),
+            " validation examples were used: a diagonal residual makes each of them expensive"));
+      }
+      chosen = validation_.Select(
+          DisjointBatches(validation_.size(), {limit}, options_.low_rank.seed)[0]);
+    }
+    const int64_t size = chosen.size();
+    result_.validation_count = size;
+    LinearizeRequest request;
+    for (const double delta : grid) {
+      request.variance_at.push_back(result_.posterior.WithPriorPrecision(delta).precisions());
+    }
+    Posterior scored = result_.posterior;
+    if (ood && on_validation_) {
+      scored = result_.posterior.WithPriorPrecision(*ood);
+      request.covariance_at = {scored.precisions()};
+      request.outside = true;
+    }
+    std::vector<double> sums(grid.size(), 0);
+    double map_sum = 0;
+    const PhaseProgress progress(progress_, "validation", 0.7, 0.95);
+    const int64_t chunk = std::min(risk_.chunk_size, ExamplesPerStep(risk_.network));
+    for (int64_t begin = 0; begin < size; begin += chunk) {
+      const Dataset part = chosen.Slice(begin, std::min(begin + chunk, size));
+      LAPLACED_ASSIGN_OR_RETURN(
+          const Linearized batch,
+          scored.structure->Linearize(risk_.network, plan_, risk_.NetworkInput(part.inputs),
+                                      request));
+      map_sum += risk_.likelihood.Loss(batch.f, part.targets).sum().item<double>();
+      for (size_t i = 0; i < sums.size(); ++i) {
+        sums[i] += PredictiveLoss(risk_.likelihood, batch.f, batch.variance[i], part.targets)
+                       .sum()
+                       .item<double>();
+      }
+      if (!request.covariance_at.empty()) {
+        LAPLACED_RETURN_IF_ERROR(on_validation_(risk_.likelihood, scored, batch));
+      }
+      LAPLACED_RETURN_IF_ERROR(progress(begin + part.size(), size));
+    }
+    result_.validation_nll_map = map_sum / static_cast<double>(size);
+    for (size_t i = 0; i < sums.size(); ++i) {
+      result_.prior_candidates[i].validation_nll = sums[i] / static_cast<double>(size);
+    }
+    if (!std::isfinite(result_.validation_nll_map)) {
+      return absl::FailedPreconditionError("the loss on the validation data is not finite");
+    }
+    return absl::OkStatus();
+  }
+
+  bool DiagonalResidual() const {
+    return options_.structure == StructureKind::kLowRank &&
+           options_.low_rank.residual == ResidualKind::kDiagonal;
+  }
+
+  EmpiricalRisk& risk_;
+  const CapturePlan& plan_;
+  const Dataset& validation_;
+  const FitOptions& options_;
+  const FitProgressFn& progress_;
+  const ValidationFn& on_validation_;
+  FitResult& result_;
+  EvidenceTerms terms_;
+};
+
+// Mean loss, and the noise of a Gaussian likelihood if it is not the manifest's.
+absl::Status MeasureLoss(EmpiricalRisk& risk, const FitOptions& options,
+                         const FitProgressFn& progress, FitResult& result) {
+  double& sigma = risk.likelihood.sigma_noise;
+  const bool gaussian = risk.likelihood.kind == Likelihood::Kind::kGaussian;
+  if (gaussian && result.noise_method == NoiseMethod::kGiven) sigma = *options.sigma_noise;
+  const bool from_data = gaussian && (result.noise_method == NoiseMethod::kData ||
+                                      result.noise_method == NoiseMethod::kEvidence);
+  if (from_data) sigma = 1;
+  LAPLACED_ASSIGN_OR_RETURN(result.mean_train_loss,
+                            risk.MeanLoss(PhaseProgress(progress, "training loss", 0, 0.05)));
+  if (from_data) {
+    const auto c = static_cast<double>(risk.network.n_outputs());
+    const double squares = 2 * (result.mean_train_loss - 0.5 * c * std::log(2 * M_PI));
+    sigma = std::sqrt(std::max(squares, 0.0) / c);
+    if (!(sigma > 1e-12)) {
+      return absl::FailedPreconditionError(
+          "the training residuals are all zero: the noise cannot be taken from them (give "
+          "options.sigma_noise)");
+    }
+    result.mean_train_loss = 0.5 * c * (1 + std::log(2 * M_PI * sigma * sigma));
   }
   return absl::OkStatus();
 }
 
-int64_t NumData(const EmpiricalRisk& risk) {
-  return risk.manifest.n_data > 0 ? risk.manifest.n_data : risk.size();
-}
-
-// n_data * weight_decay, if the manifest states a weight decay.
-absl::optional<double> WeightDecayPrecision(const EmpiricalRisk& risk) {
-  if (!(risk.manifest.weight_decay > 0)) return absl::nullopt;
-  return static_cast<double>(NumData(risk)) * risk.manifest.weight_decay;
-}
-
-// Tuning needs T and G of the validation set at once; this many examples of them fit into the
-// memory set aside for it.
-int64_t ValidationLimit(const EmpiricalRisk& risk, const FitOptions& options) {
-  constexpr int64_t kBytes = int64_t{1} << 30;
-  const int64_t c = risk.network.n_outputs();
-  const int64_t fits = std::max<int64_t>(1, kBytes / (c * (4 * options.rank + 8 * c + 8)));
-  return options.max_validation_examples > 0 ? std::min(fits, options.max_validation_examples)
-                                             : fits;
+void RemarkOnSharedExamples(const EmpiricalRisk& risk, const Dataset& validation,
+                            FitResult& result) {
+  if (validation.size() == 0) return;
+  const int64_t shared = SharedExamples(risk.data, validation);
+  if (100 * shared <= validation.size()) return;
+  result.warnings.push_back(
+      absl::StrCat(shared, " of ", validation.size(),
+                   " validation examples are in the training data too: the tuned precision and the "
+                   "OOD thresholds are optimistic"));
 }
 
 }  // namespace
 
-absl::Status CheckFit(const EmpiricalRisk& risk, const Dataset& validation,
-                      const FitOptions& options) {
-  LAPLACED_RETURN_IF_ERROR(CheckData(risk, "train_dataset_id", risk.data));
-  if (validation.size() > 0)
-    LAPLACED_RETURN_IF_ERROR(CheckData(risk, "validation_dataset_id", validation));
-  const int64_t p = risk.network.n_parameters(), n = risk.size();
-  if (options.rank < 1 || options.rank > p) {
-    return FieldError(
-        "options.rank",
-        absl::StrCat("expected 1 to ", p, " (the model's parameters), got ", options.rank));
-  }
-  // Lanczos keeps rank + 12 vectors in double precision; the directions stand beside them in the
-  // network's.
-  const int64_t vector_bytes = 8 * p;
-  const int64_t most_rank = (options.memory_limit_bytes / vector_bytes - 12) / 2;
-  if (options.memory_limit_bytes > 0 && options.rank > most_rank) {
-    return FieldError(
-        "options.rank",
-        absl::StrFormat(
-            "%d directions of %d parameters need about %.1f GiB of memory, a fit may use %.1f GiB; "
-            "at most %d would fit",
-            options.rank, p, (2 * options.rank + 12) * vector_bytes / 1073741824.0,
-            options.memory_limit_bytes / 1073741824.0, std::max<int64_t>(most_rank, 0)));
-  }
-  const bool two = options.debiasing == Debiasing::kTwoBatch;
-  if (const int64_t least = two ? 1 : 2; options.direction_batch_size < least) {
-    return FieldError(
-        "options.direction_batch_size",
-        absl::StrCat("expected at least ", least, ", got ", options.direction_batch_size));
-  }
-  if (two && options.curvature_batch_size < 2) {
-    return FieldError("options.curvature_batch_size",
-                      absl::StrCat("expected at least 2, got ", options.curvature_batch_size));
-  }
-  const int64_t needed = options.direction_batch_size + (two ? options.curvature_batch_size : 0);
-  if (needed > n) {
-    return FieldError(
-        two ? "options.curvature_batch_size" : "options.direction_batch_size",
-        absl::StrCat(
-            "the batches need ", needed, " distinct examples (direction_batch_size ",
-            options.direction_batch_size,
-            two ? absl::StrCat(" + curvature_batch_size ", options.curvature_batch_size) : "",
-            "), the training data has ", n));
-  }
-  LAPLACED_RETURN_IF_ERROR(CheckPositive("options.prior_precision", options.prior_precision));
-  LAPLACED_RETURN_IF_ERROR(
-      CheckPositive("options.ood_prior_precision", options.ood_prior_precision));
-  if (!(options.lanczos_tolerance > 0 && options.lanczos_tolerance < 1)) {
-    return FieldError("options.lanczos_tolerance",
-                      absl::StrCat("expected a number in (0, 1), got ", options.lanczos_tolerance));
-  }
-  if (!options.prior_precision && validation.size() == 0 && !WeightDecayPrecision(risk)) {
-    return FieldError("options.prior_precision",
-                      "is required, because the model's manifest states no weight_decay and there "
-                      "is no validation data to "
-                      "tune it on");
-  }
-  return absl::OkStatus();
+absl::StatusOr<std::vector<std::string>> ParametersOf(const Network& network,
+                                                      const FitOptions& options) {
+  return CatchTorch("parameters", [&]() -> absl::StatusOr<std::vector<std::string>> {
+    if (options.structure == StructureKind::kLastLayer) return LastLayerParameters(network);
+    return MatchParameters(network, options.parameters);
+  });
 }
 
-absl::StatusOr<FitResult> RunFit(const EmpiricalRisk& risk, const CapturePlan& plan,
+std::vector<double> PriorScale(const Network& network, const Manifest& manifest) {
+  const bool differs = manifest.weight_decay > 0 && manifest.bias_weight_decay > 0;
+  const double of_biases = differs ? manifest.bias_weight_decay / manifest.weight_decay : 1;
+  std::vector<double> scale;
+  for (const Parameter& p : network.parameters()) {
+    scale.push_back(p.value.dim() <= 1 ? of_biases : 1);
+  }
+  return scale;
+}
+
+PriorMethod PriorMethodOf(const FitOptions& options, bool has_validation) {
+  if (options.prior_method) return *options.prior_method;
+  if (options.prior_precision) return PriorMethod::kGiven;
+  return has_validation ? PriorMethod::kValidation : PriorMethod::kWeightDecay;
+}
+
+NoiseMethod NoiseMethodOf(const FitOptions& options) {
+  if (options.noise_method) return *options.noise_method;
+  return options.sigma_noise ? NoiseMethod::kGiven : NoiseMethod::kManifest;
+}
+
+absl::StatusOr<FitResult> RunFit(EmpiricalRisk risk, const CapturePlan& plan,
                                  const Dataset& validation, const FitOptions& options,
-                                 const FitProgressFn& progress) {
+                                 const FitProgressFn& progress, const ValidationFn& on_validation) {
   return CatchTorch("fit", [&]() -> absl::StatusOr<FitResult> {
     FitResult result;
-    const bool two = options.debiasing == Debiasing::kTwoBatch;
-    const std::vector<at::Tensor> batches = DisjointBatches(
-        risk.size(), {options.direction_batch_size, two ? options.curvature_batch_size : 0},
-        options.seed);
+    result.prior_method = PriorMethodOf(options, validation.size() > 0);
+    result.noise_method = NoiseMethodOf(options);
+    RemarkOnSharedExamples(risk, validation, result);
+    LAPLACED_RETURN_IF_ERROR(MeasureLoss(risk, options, progress, result));
+    LAPLACED_ASSIGN_OR_RETURN(result.fitted, FitCurvature(risk, plan, options, progress, &result));
+    result.posterior.n_data = NumData(risk);
+    LAPLACED_RETURN_IF_ERROR(
+        Finish(risk, plan, validation, options, progress, on_validation, result)
+            .Run(absl::nullopt, absl::nullopt));
+    return result;
+  });
+}
 
-    LAPLACED_ASSIGN_OR_RETURN(result.mean_train_loss,
-                              risk.MeanLoss(PhaseProgress(progress, "training loss", 0, 0.1)));
-
-    const Stopwatch lanczos_time;
-    LanczosOptions lanczos;
-    lanczos.rank = options.rank;
-    lanczos.tolerance = options.lanczos_tolerance;
-    lanczos.max_products = options.max_products;
-    lanczos.seed = options.seed;
-    const PhaseProgress directions_progress(progress, "directions", 0.1, 0.6);
-    lanczos.on_product = [&](int64_t, int64_t converged) {
-      return directions_progress(converged, options.rank);
-    };
-    LAPLACED_ASSIGN_OR_RETURN(const EigenPairs pairs,
-                              Lanczos(GgnOperator(risk, batches[0]), lanczos));
-    if (pairs.values.size(0) == 0) {
-      return absl::FailedPreconditionError(
-          "the curvature of the direction batch is zero: the network's predictions do not change "
-          "with its parameters on these "
-          "examples (are the outputs saturated?)");
+absl::StatusOr<FitResult> RunUpdate(EmpiricalRisk risk, const CapturePlan& plan,
+                                    const Dataset& validation, const FitOptions& options,
+                                    const UpdateStart& start, const FitProgressFn& progress,
+                                    const ValidationFn& on_validation) {
+  return CatchTorch("update", [&]() -> absl::StatusOr<FitResult> {
+    FitResult result;
+    result.prior_method = PriorMethodOf(options, validation.size() > 0);
+    result.noise_method = NoiseMethodOf(options);
+    RemarkOnSharedExamples(risk, validation, result);
+    if (risk.likelihood.kind == Likelihood::Kind::kGaussian) {
+      risk.likelihood.sigma_noise = start.sigma_noise;
     }
-    result.products = pairs.products;
-    result.lanczos_seconds = lanczos_time.Seconds();
-    result.biased_curvature = pairs.values;
-    result.lanczos_residuals = pairs.residuals;
-    if (!pairs.converged) {
-      const int64_t loose = (pairs.residuals > options.lanczos_tolerance * pairs.values.abs().max())
-                                .sum()
-                                .item<int64_t>();
-      result.warnings.push_back(absl::StrCat(loose, " of ", pairs.values.size(0),
-                                             " directions did not converge in ", pairs.products,
-                                             " products; curvature along them is still measured "
-                                             "without bias (raise max_products to sharpen them)"));
-    }
-    if (pairs.rank_exhausted) {
-      result.warnings.push_back(absl::StrCat("the curvature of the direction batch has rank ",
-                                             pairs.values.size(0), ", less than the ", options.rank,
-                                             " directions asked for"));
-    }
-
-    const Stopwatch curvature_time;
-    LowRankPosterior posterior;
-    posterior.directions = pairs.vectors.to(risk.network.dtype()).contiguous();
+    LAPLACED_ASSIGN_OR_RETURN(const double added_loss,
+                              risk.MeanLoss(PhaseProgress(progress, "training loss", 0, 0.05)));
+    result.posterior.n_data = start.n_data + risk.size();
+    const double share =
+        static_cast<double>(risk.size()) / static_cast<double>(result.posterior.n_data);
+    result.mean_train_loss = start.mean_train_loss + (added_loss - start.mean_train_loss) * share;
+    const Stopwatch time;
     LAPLACED_ASSIGN_OR_RETURN(
-        const DirectionalCurvature curvature,
-        MeasureCurvature(risk, plan, batches[two ? 1 : 0], posterior.directions,
-                         PhaseProgress(progress, "curvature", 0.6, 0.75)));
-    result.curvature_seconds = curvature_time.Seconds();
-    posterior.curvature = two ? curvature.values : pairs.values.clamp_min(0);
-    posterior.n_data = NumData(risk);
-    result.standard_errors = curvature.standard_errors;
-    result.trace = curvature.trace;
-    result.trace_standard_error = curvature.trace_standard_error;
-    if (options.residual == ResidualKind::kIsotropic) {
-      posterior.residual =
-          IsotropicResidual(curvature.trace, posterior.curvature, risk.network.n_parameters());
-    }
-
-    const absl::optional<double> from_weight_decay = WeightDecayPrecision(risk);
-    absl::optional<double> delta = options.prior_precision;
-    if (validation.size() > 0) {
-      const Stopwatch validation_time;
-      const int64_t limit = ValidationLimit(risk, options);
-      if (validation.size() > limit && options.max_validation_examples == 0) {
-        result.warnings.push_back(absl::StrCat("only ", limit, " of ", validation.size(),
-                                               " validation examples were used, to bound memory"));
-      }
-      const int64_t shared = SharedExamples(risk.data, validation);
-      if (100 * shared > validation.size()) {
-        result.warnings.push_back(
-            absl::StrCat(shared, " of ", validation.size(),
-                         " validation examples are in the training data too: the tuned precision "
-                         "and the OOD thresholds are optimistic"));
-      }
-      const at::Tensor chosen =
-          DisjointBatches(validation.size(), {std::min(limit, validation.size())}, options.seed)[0];
-      LAPLACED_ASSIGN_OR_RETURN(
-          result.validation, Linearize(risk, plan, validation.Select(chosen), posterior.directions,
-                                       PhaseProgress(progress, "validation", 0.75, 0.95)));
-      result.validation_nll_map =
-          risk.likelihood.Loss(result.validation.f, result.validation.targets)
-              .mean()
-              .item<double>();
-      if (!std::isfinite(result.validation_nll_map)) {
-        return absl::FailedPreconditionError("the loss on the validation data is not finite");
-      }
-      if (!delta) {
-        PriorSearch search = TunePriorPrecision(posterior, risk.likelihood, result.validation,
-                                                from_weight_decay.value_or(1.0));
-        delta = search.prior_precision;
-        result.prior_candidates = std::move(search.candidates);
-        if (!search.warning.empty()) result.warnings.push_back(search.warning);
-      }
-      result.validation_seconds = validation_time.Seconds();
-    }
-    posterior.prior_precision = delta ? *delta : *from_weight_decay;
-    result.ood_prior_precision =
-        options.ood_prior_precision.value_or(from_weight_decay.value_or(posterior.prior_precision));
-
-    result.parameter_norm_squared =
-        risk.network.FlatParameters().to(at::kDouble).square().sum().item<double>();
-    result.log_marginal_likelihood = posterior.LogMarginalLikelihood(
-        result.mean_train_loss * static_cast<double>(posterior.n_data),
-        result.parameter_norm_squared);
-    result.effective_parameters = posterior.EffectiveParameters();
-    result.posterior = std::move(posterior);
+        result.fitted, start.fitted->WithData(risk, plan, options.low_rank.curvature,
+                                              PhaseProgress(progress, "curvature", 0.05, 0.7)));
+    result.cost.curvature_seconds = time.Seconds();
+    LAPLACED_RETURN_IF_ERROR(
+        Finish(risk, plan, validation, options, progress, on_validation, result)
+            .Run(start.prior_precision, start.ood_prior_precision));
     return result;
   });
 }

@@ -1,62 +1,59 @@
-// The debiased low-rank Laplace posterior N(theta_map, Sigma) as an immutable value.
+// The Laplace posterior N(theta_map, Sigma) as an immutable value: a structure that approximates
+// the mean curvature, the number of examples, and the prior.
 //
-//   Sigma^-1 = U diag(N lambda + delta) U' + (delta + N rho) (I - U U')
+//   Sigma^-1 = N / temperature * H + delta * K
 //
-// U [P, K] orthonormal directions, lambda [K] mean curvature along them, rho mean curvature per
-// remaining dimension, N the number of training examples, delta the prior precision. lambda and rho
-// are means over examples; N enters here and only here. Changing delta costs O(K): With... members
-// return new values. Thread-safe.
-//
-// Sources: Woodbury and determinant lemma; residual completion: the trace of the mean curvature
-// that the directions leave over, spread evenly, rho = max(0, tr G - sum lambda) / (P - K).
+// theta_map and P are the uncertain parameters'. H is a mean over examples; N enters here and only
+// here. Changing delta or the temperature copies a few numbers: With... members return new values.
+// Thread-safe.
 #pragma once
 
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <memory>
 
-#include "server/linalg/low_rank_plus_scalar.h"
+#include "server/laplace/structure.h"
 
 namespace laplaced {
 
-struct LowRankPosterior {
-  at::Tensor directions;       // U, [P, K], network precision
-  at::Tensor curvature;        // lambda, [K], fp64, >= 0
-  double residual = 0;         // rho >= 0
+struct Posterior {
+  std::shared_ptr<const Structure> structure;
   int64_t n_data = 0;          // N
   double prior_precision = 1;  // delta > 0
+  double temperature = 1;      // > 0; below 1 the likelihood counts more
 
-  int64_t n_parameters() const { return directions.size(0); }
-  int64_t rank() const { return directions.size(1); }
+  int64_t n_parameters() const { return structure->n_parameters(); }
+  Precisions precisions() const {
+    return {static_cast<double>(n_data) / temperature, prior_precision};
+  }
 
-  LowRankPosterior WithPriorPrecision(double delta) const;
+  Posterior WithPriorPrecision(double delta) const {
+    Posterior copy = *this;
+    copy.prior_precision = delta;
+    return copy;
+  }
 
-  LowRankPlusScalar Precision() const;
-  LowRankPlusScalar Covariance() const;
+  double LogDetPrecision() const { return structure->LogDetPrecision(precisions()); }
 
-  // V_n = J_n Sigma J_n' for every example, [B, C, C] fp64, from T = J U [B, C, K] and G = J J' [B,
-  // C, C]: (G - T T') / (delta + N rho) + T diag(1 / (N lambda + delta)) T', symmetric and with a
-  // non-negative diagonal.
-  at::Tensor FunctionalCovariance(const at::Tensor& t, const at::Tensor& g) const;
-  // diag V_n alone, [B, C].
-  at::Tensor FunctionalVariance(const at::Tensor& t, const at::Tensor& g) const;
+  // gamma = tr(I - delta K Sigma), between 0 and P.
+  double EffectiveParameters() const { return structure->EffectiveParameters(precisions()); }
 
-  // theta - theta_map for standard normal noise [P, S]: Sigma^(1/2) noise, symmetric root.
-  at::Tensor Deviations(const at::Tensor& noise) const;
-
-  // log det Sigma^-1.
-  double LogDetPrecision() const;
-
-  // Effective number of parameters: tr(I - delta Sigma), between 0 and P.
-  double EffectiveParameters() const;
-
-  // log p(D) = -sum of losses - delta/2 ||theta||^2 + P/2 log delta - 1/2 log det Sigma^-1, in
-  // nats; the prior is N(0, I/delta). `sum_loss` includes all constants of the likelihood
-  // (likelihood.h).
-  double LogMarginalLikelihood(double sum_loss, double parameter_norm_squared) const;
+  // theta - theta_map for standard normal noise [P, S].
+  at::Tensor Deviations(const at::Tensor& noise) const {
+    return structure->Deviations(precisions(), noise);
+  }
 };
 
-// rho for a measured trace; see above. 0 when K = P.
-double IsotropicResidual(double trace, const at::Tensor& curvature, int64_t n_parameters);
+// Of the prior N(0, (delta K)^-1) over the uncertain parameters.
+struct PriorTerms {
+  double weighted_norm_squared = 0;  // theta' K theta at the mode
+  double log_scale_sum = 0;          // log det K
+};
+
+// log p(D) = -sum_loss / temperature - delta/2 theta'K theta + 1/2 log det(delta K) - 1/2 log det
+// Sigma^-1, in nats. `sum_loss` is over N examples and includes all constants of the likelihood
+// (likelihood.h).
+double LogMarginalLikelihood(const Posterior& posterior, double sum_loss, const PriorTerms& prior);
 
 }  // namespace laplaced

@@ -4,9 +4,80 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 namespace laplaced {
+namespace {
+
+// Blocks of rows whose intermediate tensors hold about this many numbers.
+constexpr int64_t kBlockNumel = int64_t{1} << 22;
+
+// E g(z) is about sum_j weights_j g(nodes_j).
+struct Quadrature {
+  at::Tensor nodes;
+  at::Tensor weights;
+};
+
+// Gauss-Hermite for z ~ N(0, 1) by Golub and Welsch (1969): nodes are the eigenvalues of the Jacobi
+// matrix of the Hermite polynomials (off-diagonal sqrt(k)), weights the squares of the first
+// components of its eigenvectors.
+const Quadrature& GaussHermite() {
+  static const auto* quadrature = [] {
+    constexpr int64_t kNodes = 32;
+    const at::Tensor off = at::arange(1, kNodes, at::kDouble).sqrt();
+    const auto [values, vectors] = at::linalg_eigh(at::diag(off, -1), "L");
+    return new Quadrature{values, vectors[0].square()};
+  }();
+  return *quadrature;
+}
+
+// The trapezoidal rule for integrals over the logit t of functions that fall off like exp(-|t|):
+// converges geometrically for functions without singularities near the real line.
+const Quadrature& LogitGrid() {
+  static const auto* quadrature = [] {
+    constexpr double kStep = 0.6, kEnd = 30;
+    const at::Tensor t = at::arange(-kEnd, kEnd + kStep / 2, kStep, at::kDouble);
+    return new Quadrature{t, at::full_like(t, kStep)};
+  }();
+  return *quadrature;
+}
+
+// H_b[sigmoid(f)] without forming 1 - p.
+at::Tensor EntropyOfLogits(const at::Tensor& f) {
+  const at::Tensor a = f.abs();
+  return at::log1p((-a).exp()) + a * at::sigmoid(-a);
+}
+
+// E sigmoid(f) and E H_b[sigmoid(f)] for f ~ N(m, deviation^2), vectors. Where f is narrow, both
+// are smooth functions of z = (f - m) / deviation: Gauss-Hermite. Where f is wide they are steps
+// and spikes in z, which no polynomial rule sees (32 nodes are off by .05 at a deviation of 40);
+// there the Gaussian is the smooth factor: by parts, E sigmoid(f) is the integral of sigmoid'(t)
+// Phi((m - t) / deviation) over t. At the border, 1, both are right to 1e-12.
+std::pair<at::Tensor, at::Tensor> BernoulliMoments(const at::Tensor& m,
+                                                   const at::Tensor& deviation) {
+  const at::Tensor centre = m.unsqueeze(-1), narrow = deviation.clamp_max(1).unsqueeze(-1),
+                   wide = deviation.clamp_min(1).unsqueeze(-1);
+  const Quadrature& hermite = GaussHermite();
+  const at::Tensor f = centre + narrow * hermite.nodes;
+  const at::Tensor mean_narrow = (at::sigmoid(f) * hermite.weights).sum(-1),
+                   entropy_narrow = (EntropyOfLogits(f) * hermite.weights).sum(-1);
+
+  const Quadrature& grid = LogitGrid();
+  const at::Tensor& t = grid.nodes;
+  const at::Tensor z = (t - centre) / wide;
+  const at::Tensor slope = at::sigmoid(t) * at::sigmoid(-t);
+  const at::Tensor mean_wide =
+      (slope * grid.weights * at::special_erfc(z * M_SQRT1_2)).sum(-1) * 0.5;
+  const at::Tensor density = (-0.5 * z.square()).exp() / (wide * std::sqrt(2 * M_PI));
+  const at::Tensor entropy_wide = (EntropyOfLogits(t) * grid.weights * density).sum(-1);
+
+  const at::Tensor is_narrow = deviation <= 1;
+  return {at::where(is_narrow, mean_narrow, mean_wide),
+          at::where(is_narrow, entropy_narrow, entropy_wide)};
+}
+
+}  // namespace
 
 at::Tensor ModeratedLogits(const at::Tensor& m, const at::Tensor& variance) {
   return m / (1 + M_PI / 8 * variance).sqrt();
@@ -27,7 +98,7 @@ SampledPredictive SamplePredictive(const at::Tensor& m, const at::Tensor& covari
       at::bmm(vectors * values.clamp_min(0).sqrt().unsqueeze(1), vectors.transpose(1, 2));
   SampledPredictive result;
   std::vector<at::Tensor> means, entropies;
-  const int64_t block = std::max<int64_t>(1, (int64_t{1} << 22) / (kMcSamples * c));
+  const int64_t block = std::max<int64_t>(1, kBlockNumel / (kMcSamples * c));
   for (int64_t begin = 0; begin < batch; begin += block) {
     const int64_t count = std::min(block, batch - begin);
     const at::Tensor f = m.narrow(0, begin, count).unsqueeze(1) +
@@ -41,6 +112,32 @@ SampledPredictive SamplePredictive(const at::Tensor& m, const at::Tensor& covari
   result.aleatoric = at::cat(entropies);
   result.epistemic = (Entropy(result.mean) - result.aleatoric).clamp_min(0);
   return result;
+}
+
+at::Tensor BernoulliProbit(const at::Tensor& m, const at::Tensor& variance) {
+  return at::sigmoid(ModeratedLogits(m, variance));
+}
+
+BernoulliPredictive IntegrateBernoulli(const at::Tensor& m, const at::Tensor& variance) {
+  const at::Tensor flat = m.reshape(-1), deviation = variance.clamp_min(0).sqrt().reshape(-1);
+  BernoulliPredictive result{at::empty_like(flat), at::empty_like(flat), {}};
+  const int64_t n = flat.size(0), block = kBlockNumel / LogitGrid().nodes.size(0);
+  for (int64_t begin = 0; begin < n; begin += block) {
+    const int64_t count = std::min(block, n - begin);
+    const auto [mean, entropy] =
+        BernoulliMoments(flat.narrow(0, begin, count), deviation.narrow(0, begin, count));
+    result.mean.narrow(0, begin, count).copy_(mean);
+    result.aleatoric.narrow(0, begin, count).copy_(entropy);
+  }
+  result.mean = result.mean.view(m.sizes());
+  result.aleatoric = result.aleatoric.view(m.sizes());
+  result.epistemic = (BinaryEntropy(result.mean) - result.aleatoric).clamp_min(0);
+  return result;
+}
+
+at::Tensor BinaryEntropy(const at::Tensor& probabilities) {
+  const at::Tensor rest = 1 - probabilities;
+  return -at::xlogy(probabilities, probabilities) - at::xlogy(rest, rest);
 }
 
 at::Tensor Entropy(const at::Tensor& probabilities) {

@@ -45,6 +45,12 @@ class LinearWeight : public ParameterUse {
     return w.flatten(2);
   }
 
+  absl::optional<OuterProducts> AsOuterProducts(const at::Tensor& grads, int64_t begin,
+                                                int64_t count) const override {
+    if (!out_first_) return absl::nullopt;
+    return OuterProducts{input_.narrow(0, begin, count), WithRows(grads)};
+  }
+
   // With one row per example the gradient is an outer product, g a': J U = sum over outputs o of
   // g_o (a' U_o), which costs C times less than going through J, and J J' = (g g')(a' a).
   bool AddProducts(const at::Tensor& grads, int64_t begin, int64_t count, const at::Tensor& u,
@@ -101,11 +107,15 @@ class ConvolutionWeight : public ParameterUse {
     }
   }
 
+  absl::optional<OuterProducts> AsOuterProducts(const at::Tensor& grads, int64_t begin,
+                                                int64_t count) const override {
+    if (groups_ != 1) return absl::nullopt;
+    return OuterProducts{Columns(begin, count).transpose(1, 2), grads.flatten(3).transpose(2, 3)};
+  }
+
   at::Tensor Jacobian(const at::Tensor& grads, int64_t begin, int64_t count) const override {
-    const at::Tensor a = input_.narrow(0, begin, count);
-    const at::Tensor columns =
-        at::im2col(a, kernel_, dilation_, padding_, stride_);  // [b, in * k, L]
-    const at::Tensor g = grads.flatten(3);                     // [b, C, out, L]
+    const at::Tensor columns = Columns(begin, count);
+    const at::Tensor g = grads.flatten(3);  // [b, C, out, L]
     const int64_t c = g.size(1), out = g.size(2), positions = g.size(3), rows = columns.size(1);
     if (groups_ == 1) {
       return at::bmm(g.reshape({count, c * out, positions}), columns.transpose(1, 2))
@@ -122,6 +132,11 @@ class ConvolutionWeight : public ParameterUse {
   }
 
  private:
+  // [b, in * k, L]
+  at::Tensor Columns(int64_t begin, int64_t count) const {
+    return at::im2col(input_.narrow(0, begin, count), kernel_, dilation_, padding_, stride_);
+  }
+
   at::Tensor input_;
   std::vector<int64_t> kernel_, stride_, padding_, dilation_;
   int64_t groups_;

@@ -81,18 +81,18 @@ std::vector<FoundUse> FindUses(const Network& network, const at::Tensor& outputs
   return found;
 }
 
-// Gradient of example `row` of every output with respect to the parameters in `leaves`: [C,
-// numel...] each.
+// Gradients of the combinations `seeds` [C, R] of the outputs [1, C] with respect to `leaves`: [R,
+// numel] each.
 std::vector<at::Tensor> RowsOfJacobian(const at::Tensor& outputs,
-                                       const std::vector<at::Tensor>& leaves) {
-  const int64_t c = outputs.size(1);
+                                       const std::vector<at::Tensor>& leaves,
+                                       const at::Tensor& seeds) {
+  const int64_t c = seeds.size(1);
   std::vector<at::Tensor> rows(leaves.size());
   for (size_t p = 0; p < leaves.size(); ++p) {
     rows[p] = at::zeros({c, leaves[p].numel()}, leaves[p].options().requires_grad(false));
   }
   for (int64_t k = 0; k < c; ++k) {
-    at::Tensor s = at::zeros_like(outputs);
-    s.index_put_({at::indexing::Slice(), k}, 1);
+    const at::Tensor s = seeds.select(1, k).unsqueeze(0);
     const auto grads = torch::autograd::grad({outputs}, leaves, {s}, /*retain_graph=*/k + 1 < c,
                                              /*create_graph=*/false,
                                              /*allow_unused=*/true);
@@ -103,16 +103,21 @@ std::vector<at::Tensor> RowsOfJacobian(const at::Tensor& outputs,
   return rows;
 }
 
+at::Tensor Identity(const at::Tensor& outputs) {
+  return at::eye(outputs.size(1), outputs.options().requires_grad(false));
+}
+
 }  // namespace
 
 at::Tensor CapturedForward::Outputs() const {
   const at::Tensor f = outputs.detach();
-  return repeated ? f.view({batch, f.size(1), f.size(1)}).select(1, 0) : f;
+  return copies > 1 ? f.view({batch, copies, f.size(1)}).select(1, 0) : f;
 }
 
-std::vector<NodeGradients> CapturedForward::OutputGradients() const {
+std::vector<NodeGradients> CapturedForward::OutputGradients(const at::Tensor& seeds) const {
   if (nodes.empty()) return {};
-  const int64_t c = outputs.size(1);
+  const int64_t c = outputs.size(1), columns = seeds.defined() ? seeds.size(2) : c;
+  TORCH_CHECK(copies == 1 || copies == columns, "expected ", columns, " copies, got ", copies);
   torch::autograd::edge_list edges;
   for (const Node& node : nodes) edges.push_back(node.edge);
   const torch::autograd::edge_list roots = {
@@ -123,15 +128,21 @@ std::vector<NodeGradients> CapturedForward::OutputGradients() const {
   };
   const at::TensorOptions options = outputs.options().requires_grad(false);
   std::vector<NodeGradients> gradients;
-  if (repeated) {
-    const auto grads = reverse(at::eye(c, options).repeat({batch, 1}));
-    for (const at::Tensor& grad : grads) gradients.emplace_back(grad, batch, c);
+  if (copies > 1) {
+    const at::Tensor all = seeds.defined() ? seeds.transpose(1, 2).reshape({batch * columns, c})
+                                           : at::eye(c, options).repeat({batch, 1});
+    for (const at::Tensor& grad : reverse(all)) gradients.emplace_back(grad, batch, columns);
     return gradients;
   }
   std::vector<std::vector<at::Tensor>> per_node(nodes.size());
-  for (int64_t k = 0; k < c; ++k) {
-    at::Tensor s = at::zeros(outputs.sizes(), options);
-    s.select(1, k).fill_(1);
+  for (int64_t k = 0; k < columns; ++k) {
+    at::Tensor s;
+    if (seeds.defined()) {
+      s = seeds.select(2, k).contiguous();
+    } else {
+      s = at::zeros(outputs.sizes(), options);
+      s.select(1, k).fill_(1);
+    }
     const auto grads = reverse(s);
     for (size_t i = 0; i < nodes.size(); ++i) per_node[i].push_back(grads[i]);
   }
@@ -140,12 +151,11 @@ std::vector<NodeGradients> CapturedForward::OutputGradients() const {
 }
 
 CapturedForward ForwardCaptured(const Network& network, const at::Tensor& x,
-                                const CapturePlan& plan, bool repeat) {
+                                const CapturePlan& plan, int64_t copies) {
   CapturedForward forward;
   forward.batch = x.size(0);
-  forward.repeated = repeat;
-  forward.outputs =
-      network.ForwardWithGraph(repeat ? x.repeat_interleave(network.n_outputs(), 0) : x);
+  forward.copies = copies;
+  forward.outputs = network.ForwardWithGraph(copies > 1 ? x.repeat_interleave(copies, 0) : x);
   std::vector<FoundUse> uses = FindUses(network, forward.outputs, forward.batch);
   std::vector<bool> found(plan.captured.size(), false), known(plan.captured.size(), true);
   for (const FoundUse& use : uses) {
@@ -166,12 +176,13 @@ CapturedForward ForwardCaptured(const Network& network, const at::Tensor& x,
 }
 
 at::Tensor GenericJacobian(const Network& network, const at::Tensor& x,
-                           const std::vector<bool>& captured) {
+                           const std::vector<bool>& captured, const at::Tensor& seeds) {
   std::vector<at::Tensor> leaves;
   for (size_t i = 0; i < captured.size(); ++i) {
     if (!captured[i]) leaves.push_back(network.parameters()[i].value);
   }
-  return at::cat(RowsOfJacobian(network.ForwardWithGraph(x), leaves), 1);
+  const at::Tensor outputs = network.ForwardWithGraph(x);
+  return at::cat(RowsOfJacobian(outputs, leaves, seeds.defined() ? seeds : Identity(outputs)), 1);
 }
 
 CapturePlan FindCapturedParameters(const Network& network) {
@@ -193,11 +204,12 @@ CapturePlan FindCapturedParameters(const Network& network) {
   for (const Parameter& p : network.parameters()) leaves.push_back(p.value);
   std::vector<std::vector<at::Tensor>> expected;
   for (int64_t b = 0; b < kBatch; ++b) {
-    expected.push_back(RowsOfJacobian(network.ForwardWithGraph(x.narrow(0, b, 1)), leaves));
+    const at::Tensor row = network.ForwardWithGraph(x.narrow(0, b, 1));
+    expected.push_back(RowsOfJacobian(row, leaves, Identity(row)));
   }
   const double tolerance = network.dtype() == at::kDouble ? 1e-9 : 1e-3;
-  for (const bool repeat : {false, true}) {
-    const CapturedForward forward = ForwardCaptured(network, x, plan, repeat);
+  for (const int64_t copies : {int64_t{1}, network.n_outputs()}) {
+    const CapturedForward forward = ForwardCaptured(network, x, plan, copies);
     const std::vector<NodeGradients> grads = forward.OutputGradients();
     std::vector<at::Tensor> captured(plan.captured.size());
     plan.gradient_numel = 0;

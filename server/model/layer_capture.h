@@ -22,29 +22,45 @@
 #include <memory>
 #include <vector>
 
+#include "absl/types/optional.h"
 #include "server/model/network.h"
 #include "server/model/node_gradients.h"
 
 namespace laplaced {
+
+// The weight gradient of a layer as a sum of outer products over its T positions (rows of a linear
+// layer, places of a convolution): dW[o, i] = sum over t of gradients[t, o] * inputs[t, i].
+struct OuterProducts {
+  at::Tensor inputs;     // [count, T, in]
+  at::Tensor gradients;  // [count, R, T, out]
+};
 
 // One use of one parameter by one node of one forward pass.
 class ParameterUse {
  public:
   virtual ~ParameterUse() = default;
 
-  // REQUIRES for both: gradient mode is off (saved inputs carry history). `grads` [count, C, ...]
-  // are the gradients at the node's output of examples [begin, begin + count).
+  // REQUIRES for all: gradient mode is off (saved inputs carry history). `grads` [count, R, ...]
+  // are the gradients at the node's output of examples [begin, begin + count), one for each of the
+  // R seeds of the reverse pass.
 
-  // Per-example gradients, [count, C, numel].
+  // Per-example gradients, [count, R, numel].
   virtual at::Tensor Jacobian(const at::Tensor& grads, int64_t begin, int64_t count) const = 0;
 
-  // Adds J U to t [count, C, K] and J J' to g [count, C, C] without forming J, for the parameter's
+  // Adds J U to t [count, R, K] and J J' to g [count, R, R] without forming J, for the parameter's
   // rows u [numel, K] of the directions. False, with nothing added, if this kind of layer has no
   // such closed form.
   virtual bool AddProducts(const at::Tensor& /*grads*/, int64_t /*begin*/, int64_t /*count*/,
                            const at::Tensor& /*u*/, const at::Tensor& /*t*/,
                            const at::Tensor& /*g*/) const {
     return false;
+  }
+
+  // Nothing if this kind of layer has no such form. The flattened weight is [out, in].
+  virtual absl::optional<OuterProducts> AsOuterProducts(const at::Tensor& /*grads*/,
+                                                        int64_t /*begin*/,
+                                                        int64_t /*count*/) const {
+    return absl::nullopt;
   }
 };
 
@@ -57,13 +73,12 @@ struct CapturePlan {
 
 // A forward pass with the uses of all parameters that are wanted and found.
 struct CapturedForward {
-  at::Tensor
-      outputs;  // f, [B, C], with graph; [B * C, C] if every example stands in the batch C times
-  int64_t batch = 0;  // B
+  at::Tensor outputs;  // f, [B * copies, C], with graph; the copies of an example stand together
+  int64_t batch = 0;   // B
+  int64_t copies = 1;  // how often every example went through the network
   // For each parameter: the plan's, less those that this pass used otherwise (control flow that
   // depends on data).
   std::vector<bool> captured;
-  bool repeated = false;
   struct Node {
     torch::autograd::Edge edge;  // where the engine hands over the gradient
     std::vector<std::pair<size_t, std::shared_ptr<ParameterUse>>> uses;  // (parameter index, use)
@@ -72,23 +87,25 @@ struct CapturedForward {
 
   // f, [B, C], without graph.
   at::Tensor Outputs() const;
-  // For each node, by one reverse pass per output, or by one in all if the examples are repeated.
-  std::vector<NodeGradients> OutputGradients() const;
+  // For each node the gradients of the R combinations of outputs that `seeds` [B, C, R] asks for,
+  // per example; of the C outputs themselves if it is undefined. One reverse pass per combination,
+  // or one in all if there are R copies of every example. REQUIRES: copies is 1 or R.
+  std::vector<NodeGradients> OutputGradients(const at::Tensor& seeds = {}) const;
 };
 
-// Runs the network on x and captures the parameters that the plan says. With `repeat`, every
-// example goes through the network once per output, which makes one reverse pass do for all
-// outputs: faster for a few examples, where the cost of starting operations counts more than their
-// work.
+// Runs the network on x and captures the parameters that the plan says. With as many copies of
+// every example as there are reverse passes to come, one pass does for all: faster for a few
+// examples, where the cost of starting operations counts more than their work.
 CapturedForward ForwardCaptured(const Network& network, const at::Tensor& x,
-                                const CapturePlan& plan, bool repeat = false);
+                                const CapturePlan& plan, int64_t copies = 1);
 
 // Decides the plan for a network; see above.
 CapturePlan FindCapturedParameters(const Network& network);
 
-// Gradients of every output of a single example, x [1, input_shape...], for the parameters that are
-// *not* captured, concatenated in parameter order: [C, sum of their numel]. The generic path.
+// Gradients of a single example, x [1, input_shape...], for the parameters that are *not* captured,
+// concatenated in parameter order: [R, sum of their numel], of the combinations of outputs that
+// `seeds` [C, R] asks for, or [C, ...] of the outputs if it is undefined. The generic path.
 at::Tensor GenericJacobian(const Network& network, const at::Tensor& x,
-                           const std::vector<bool>& captured);
+                           const std::vector<bool>& captured, const at::Tensor& seeds = {});
 
 }  // namespace laplaced

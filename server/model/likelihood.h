@@ -2,11 +2,14 @@
 //
 // f is [B, C]. Losses are per example, in nats, including all constants, so that sums of them are
 // log likelihoods.
-//   categorical: target y [B] int64 class; loss = logsumexp(f) - f_y; Lambda = diag(p) - p p', p =
-//   softmax(f) Gaussian:    target y [B, C];          loss = ||f - y||^2 / (2 sigma^2) + C/2 log(2
-//   pi sigma^2); Lambda = I / sigma^2
-// An immutable value; thread-safe. Functions may throw LibTorch exceptions on shapes that were not
-// checked before.
+//   categorical: y [B] int64, the class;             loss = logsumexp(f) - f_y;
+//                Lambda = diag(p) - p p', p = softmax(f)
+//   Gaussian:    y [B, C];                           loss = ||f - y||^2 / (2 sigma^2)
+//                + C/2 log(2 pi sigma^2);            Lambda = I / sigma^2
+//   Bernoulli:   y [B, C] in [0, 1], any number of   loss = sum over c of softplus(f_c) - y_c f_c;
+//                labels at once, soft ones too;      Lambda = diag(p (1 - p)), p = sigmoid(f)
+// In all three Lambda does not depend on y. An immutable value; thread-safe. Functions may throw
+// LibTorch exceptions on shapes that were not checked before.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -18,13 +21,16 @@
 namespace laplaced {
 
 struct Likelihood {
-  enum class Kind { kCategorical, kGaussian };
+  enum class Kind { kCategorical, kGaussian, kBernoulli };
 
   Kind kind = Kind::kCategorical;
   double sigma_noise = 1;  // Gaussian only
 
-  // [B], fp64.
+  // [B], fp64. Twice differentiable in f everywhere, by autograd too.
   at::Tensor Loss(const at::Tensor& f, const at::Tensor& y) const;
+
+  // d loss / d f, [B, C] in the precision of f.
+  at::Tensor LossGradient(const at::Tensor& f, const at::Tensor& y) const;
 
   // Lambda_n v_n for every example: f, v [B, C] -> [B, C].
   at::Tensor ApplyHessian(const at::Tensor& f, const at::Tensor& v) const;
@@ -35,8 +41,9 @@ struct Likelihood {
   // Lambda, dense: f [B, C] -> [B, C, C].
   at::Tensor Hessian(const at::Tensor& f) const;
 
-  // INVALID_ARGUMENT unless `targets` [N...] fit C outputs: right type and shape, labels in [0, C),
-  // finite values. The message names `field` and the first offending row.
+  // INVALID_ARGUMENT unless `targets` [N...] fit C outputs: right type and shape, classes in [0,
+  // C), finite values, labels in [0, 1]. The message names `field` and the first offending row (and
+  // column).
   absl::Status CheckTargets(const std::string& field, const at::Tensor& targets,
                             int64_t n_outputs) const;
 };

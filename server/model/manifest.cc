@@ -10,6 +10,7 @@
 namespace laplaced {
 namespace {
 
+using Kind = Likelihood::Kind;
 using Json = nlohmann::json;
 
 // Reads typed values out of one JSON object and remembers the first problem.
@@ -86,6 +87,55 @@ class ObjectReader {
   absl::Status error_;
 };
 
+std::string LikelihoodName(Kind kind) {
+  switch (kind) {
+    case Kind::kCategorical:
+      return "categorical";
+    case Kind::kGaussian:
+      return "gaussian";
+    case Kind::kBernoulli:
+      break;
+  }
+  return "bernoulli";
+}
+
+void ReadLikelihood(ObjectReader& reader, Manifest& manifest) {
+  const std::string likelihood = reader.Text("likelihood", true);
+  for (Kind kind : {Kind::kCategorical, Kind::kGaussian, Kind::kBernoulli}) {
+    if (likelihood == LikelihoodName(kind)) manifest.likelihood.kind = kind;
+  }
+  if (likelihood != LikelihoodName(manifest.likelihood.kind)) {
+    reader.Fail("likelihood",
+                absl::StrCat("expected \"categorical\", \"gaussian\" or \"bernoulli\", got \"",
+                             likelihood, "\""));
+  }
+  if (manifest.likelihood.kind == Kind::kGaussian) {
+    manifest.likelihood.sigma_noise = reader.Positive("sigma_noise", false);
+  }
+  manifest.n_outputs = reader.Count("n_outputs", true);
+  if (likelihood == "categorical" && manifest.n_outputs == 1) {
+    reader.Fail("n_outputs",
+                "expected at least 2 with a categorical likelihood; for a binary classifier with "
+                "one logit write \"likelihood\": \"bernoulli\" (labels 0 or 1, floating point, of "
+                "shape [N, 1]), or export two logits, [0, f]");
+  }
+}
+
+void ReadWeightDecay(ObjectReader& reader, Manifest& manifest) {
+  manifest.weight_decay = reader.Positive("weight_decay", false, /*zero_allowed=*/true);
+  const bool stated = reader.Find("bias_weight_decay", false) != nullptr;
+  manifest.bias_weight_decay =
+      stated ? reader.Positive("bias_weight_decay", false, /*zero_allowed=*/true)
+             : manifest.weight_decay;
+  if (stated && manifest.weight_decay == 0) {
+    reader.Fail("bias_weight_decay", "needs weight_decay > 0 beside it");
+  } else if (stated && manifest.bias_weight_decay == 0) {
+    reader.Fail("bias_weight_decay",
+                "expected a number > 0: without decay the prior of these parameters would be flat, "
+                "which is improper; give a small number instead");
+  }
+}
+
 absl::Status ReadInput(const std::string& file, const Json& object, Manifest& manifest) {
   ObjectReader reader(file, "input.", object);
   manifest.input_shape = reader.List<int64_t>(
@@ -130,20 +180,7 @@ absl::StatusOr<Manifest> ParseManifest(const std::string& file_name, const std::
   }
   Manifest manifest;
   ObjectReader reader(file_name, "", object);
-  const std::string likelihood = reader.Text("likelihood", true);
-  if (likelihood == "gaussian") {
-    manifest.likelihood.kind = Likelihood::Kind::kGaussian;
-    manifest.likelihood.sigma_noise = reader.Positive("sigma_noise", true);
-  } else if (likelihood != "categorical") {
-    reader.Fail("likelihood",
-                absl::StrCat("expected \"categorical\" or \"gaussian\", got \"", likelihood, "\""));
-  }
-  manifest.n_outputs = reader.Count("n_outputs", true);
-  if (likelihood == "categorical" && manifest.n_outputs == 1) {
-    reader.Fail("n_outputs",
-                "expected at least 2 with a categorical likelihood; for a binary classifier export "
-                "two logits, [0, f]");
-  }
+  ReadLikelihood(reader, manifest);
   manifest.class_names =
       reader.List<std::string>("class_names", false, "expected a list of strings",
                                [](const Json& item) { return item.is_string(); });
@@ -153,7 +190,7 @@ absl::StatusOr<Manifest> ParseManifest(const std::string& file_name, const std::
                                             " names, got ", manifest.class_names.size()));
   }
   manifest.n_data = reader.Count("n_data", false);
-  manifest.weight_decay = reader.Positive("weight_decay", false, /*zero_allowed=*/true);
+  ReadWeightDecay(reader, manifest);
   manifest.description = reader.Text("description", false);
   const Json* input = reader.Find("input", true);
   if (input != nullptr && !input->is_object()) reader.Fail("input", "expected an object");
@@ -163,9 +200,8 @@ absl::StatusOr<Manifest> ParseManifest(const std::string& file_name, const std::
 }
 
 std::string ManifestFingerprint(const Manifest& manifest) {
-  const Json identity = {
-      {"likelihood",
-       manifest.likelihood.kind == Likelihood::Kind::kCategorical ? "categorical" : "gaussian"},
+  Json identity = {
+      {"likelihood", LikelihoodName(manifest.likelihood.kind)},
       {"sigma_noise", manifest.likelihood.sigma_noise},
       {"input_shape", manifest.input_shape},
       {"uint8_scale", manifest.uint8_scale},
@@ -175,6 +211,9 @@ std::string ManifestFingerprint(const Manifest& manifest) {
       {"n_data", manifest.n_data},
       {"weight_decay", manifest.weight_decay},
   };
+  if (manifest.bias_weight_decay != manifest.weight_decay) {
+    identity["bias_weight_decay"] = manifest.bias_weight_decay;
+  }
   return Sha256Hex(identity.dump());
 }
 

@@ -1,15 +1,20 @@
 // model.json: what a checkpoint file cannot say about itself.
 //
-//   { "likelihood": "categorical" | "gaussian",          required
-//     "input": { "shape": [1, 28, 28],                   required, one example
-//                "uint8_scale": 0.00392...,              optional: raw pixels become value *
-//                uint8_scale, "uint8_mean": [..], "uint8_std": [..]   optional: then (. - mean) /
-//                std per first dimension "dtype": "float32" | "float64" },       optional, checked
-//                against the checkpoint
-//     "n_outputs": 10,                                   required
-//     "class_names": [...], "n_data": 50000, "weight_decay": 5e-4,   optional
-//     "sigma_noise": 0.1,                                required for gaussian
-//     "description": "..." }                             optional
+//   { "likelihood": "categorical",    required; or "gaussian", or "bernoulli" (independent labels)
+//     "input": {                      required
+//       "shape": [1, 28, 28],         required, one example
+//       "uint8_scale": 0.00392,       optional: raw pixels become value * uint8_scale,
+//       "uint8_mean": [..],           optional: then (. - mean) / std per entry of the first
+//       "uint8_std": [..],            dimension
+//       "dtype": "float32" },         optional, or "float64"; checked against the checkpoint
+//     "n_outputs": 10,                required
+//     "class_names": [..],            optional
+//     "n_data": 50000,                optional
+//     "weight_decay": 5e-4,           optional, b of b/2 ||theta||^2 next to the mean loss
+//     "bias_weight_decay": 1e-5,      optional, > 0: another b for parameters with at most one
+//                                     dimension (biases, normalisation)
+//     "sigma_noise": 0.1,             gaussian only, > 0; optional: a fit may estimate it
+//     "description": ".." }           optional
 //
 // Unknown keys are errors: a misspelt "weight_decay" must not silently change a posterior. A plain
 // value; thread-safe.
@@ -26,7 +31,7 @@
 namespace laplaced {
 
 struct Manifest {
-  Likelihood likelihood;
+  Likelihood likelihood;  // Gaussian: sigma_noise 0 if not stated
   std::vector<int64_t> input_shape;
   std::string input_dtype;  // empty: not stated
   bool accepts_uint8 = false;
@@ -37,6 +42,8 @@ struct Manifest {
   std::vector<std::string> class_names;
   int64_t n_data = 0;
   double weight_decay = 0;
+  // For parameters with at most one dimension; weight_decay if not stated.
+  double bias_weight_decay = 0;
   std::string description;
 };
 
@@ -44,7 +51,8 @@ struct Manifest {
 absl::StatusOr<Manifest> ParseManifest(const std::string& file_name, const std::string& json);
 
 // Hash of everything in a manifest that changes numbers (not names and descriptions): a posterior
-// belongs to a checkpoint *and* to this.
+// belongs to a checkpoint *and* to this. Manifests that say the same as before a key was added keep
+// their hash.
 std::string ManifestFingerprint(const Manifest& manifest);
 
 }  // namespace laplaced

@@ -190,6 +190,27 @@ std::vector<std::string> UnreachedParameters(const std::vector<Parameter>& param
   return names;
 }
 
+// Number of elements of the result of every operation in the graph behind `outputs`, in the order
+// of a walk that depends on the graph's form alone.
+std::vector<int64_t> ResultNumels(const at::Tensor& outputs) {
+  std::vector<int64_t> numels;
+  std::vector<torch::autograd::Node*> stack = {outputs.grad_fn().get()};
+  std::unordered_set<torch::autograd::Node*> seen(stack.begin(), stack.end());
+  while (!stack.empty()) {
+    torch::autograd::Node* node = stack.back();
+    stack.pop_back();
+    for (uint32_t i = 0; i < node->num_inputs(); ++i) {
+      numels.push_back(node->input_metadata(i).zeros_like().numel());  // its shape is private
+    }
+    for (const torch::autograd::Edge& edge : node->next_edges()) {
+      if (edge.function != nullptr && seen.insert(edge.function.get()).second) {
+        stack.push_back(edge.function.get());
+      }
+    }
+  }
+  return numels;
+}
+
 }  // namespace
 
 absl::StatusOr<Network> Network::Load(const std::string& path, const std::string& file_name,
@@ -243,10 +264,31 @@ absl::StatusOr<Network> Network::Clone() const {
     at::NoGradGuard no_grad;
     Network copy = *this;
     copy.module_ = module_.deepcopy();
-    LAPLACED_ASSIGN_OR_RETURN(copy.parameters_,
-                              CollectParameters(copy.module_, unused_parameters_));
+    std::vector<std::string> without = unused_parameters_;
+    without.insert(without.end(), constant_parameters_.begin(), constant_parameters_.end());
+    LAPLACED_ASSIGN_OR_RETURN(copy.parameters_, CollectParameters(copy.module_, without));
     return copy;
   });
+}
+
+Network Network::Restrict(const std::vector<std::string>& names) const {
+  const std::unordered_set<std::string> wanted(names.begin(), names.end());
+  Network view = *this;
+  view.parameters_.clear();
+  view.n_parameters_ = 0;
+  for (const Parameter& p : parameters_) {
+    if (wanted.count(p.name) == 0) {
+      view.constant_parameters_.push_back(p.name);
+      continue;
+    }
+    view.parameters_.push_back(p);
+    view.parameters_.back().offset = view.n_parameters_;
+    view.n_parameters_ += p.value.numel();
+  }
+  TORCH_CHECK(!wanted.empty() && view.parameters_.size() == wanted.size(),
+              "expected names of parameters of the network, found ", view.parameters_.size(),
+              " of ", wanted.size());
+  return view;
 }
 
 at::Tensor Network::Forward(const at::Tensor& x) const {
@@ -293,6 +335,17 @@ at::Tensor Network::FlatParameters() const {
   std::vector<at::Tensor> flat;
   for (const Parameter& p : parameters_) flat.push_back(p.value.detach().flatten());
   return at::cat(flat);
+}
+
+int64_t Network::LargestResultPerExample() const {
+  // What does not grow with the batch is a parameter or made of parameters.
+  const std::vector<int64_t> one = ResultNumels(ForwardWithGraph(TrialInputs(1))),
+                             two = ResultNumels(ForwardWithGraph(TrialInputs(2)));
+  int64_t largest = n_outputs_;
+  for (size_t i = 0; i < std::min(one.size(), two.size()); ++i) {
+    largest = std::max(largest, two[i] - one[i]);
+  }
+  return largest;
 }
 
 at::Tensor Network::TrialInputs(int64_t n) const {

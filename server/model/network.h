@@ -5,6 +5,7 @@
 // that the outputs depend on, in registration order, each flattened row-major; a tensor that is
 // registered under several names (shared weights) counts once. Inputs are [B, input_shape...],
 // outputs f [B, C]. Everything is computed in the parameters' own precision (fp32 or fp64).
+// Restrict makes a network of which only some parameters are theta.
 //
 // Ownership and threads: a Network owns its module; copying the object shares it, Clone makes a
 // deep copy. Forward and ForwardWithGraph may run on several threads at once. ForwardAndJvp
@@ -49,7 +50,15 @@ class Network {
                                             const std::vector<int64_t>& input_shape,
                                             int64_t n_outputs);
 
+  // A deep copy; of a restricted network one that is restricted likewise.
   absl::StatusOr<Network> Clone() const;
+
+  // The same function of fewer parameters: theta is made of the parameters called `names`, in the
+  // order they have here, with offsets of their own; the others are constants, which no product
+  // moves. Shares the module. A Clone of the result computes with less: the original's other
+  // parameters still take part in the graph. REQUIRES: every name is in parameters(), and there is
+  // at least one.
+  Network Restrict(const std::vector<std::string>& names) const;
 
   int64_t n_parameters() const { return n_parameters_; }
   int64_t n_outputs() const { return n_outputs_; }
@@ -59,6 +68,8 @@ class Network {
   // Names of registered parameters that the outputs do not depend on (unused, or behind a detach);
   // not part of theta.
   const std::vector<std::string>& unused_parameters() const { return unused_parameters_; }
+  // Names of the parameters that Restrict left out of theta, in registration order.
+  const std::vector<std::string>& constant_parameters() const { return constant_parameters_; }
 
   // f(x) without any graph.
   at::Tensor Forward(const at::Tensor& x) const;
@@ -77,6 +88,10 @@ class Network {
   // theta, [P].
   at::Tensor FlatParameters() const;
 
+  // How many numbers the largest intermediate result on the way from theta to the outputs has for
+  // each example (activations of a layer, say). By two trial passes.
+  int64_t LargestResultPerExample() const;
+
   // The same `n` pseudo-random inputs every time, for checks and warm-up: [n, input_shape...],
   // uniform in [0, 1).
   at::Tensor TrialInputs(int64_t n) const;
@@ -87,6 +102,7 @@ class Network {
   torch::jit::Module module_;
   std::vector<Parameter> parameters_;
   std::vector<std::string> unused_parameters_;
+  std::vector<std::string> constant_parameters_;
   std::vector<int64_t> input_shape_;
   int64_t n_parameters_ = 0;
   int64_t n_outputs_ = 0;

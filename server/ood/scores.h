@@ -12,10 +12,17 @@
 //   moderated_energy   -logsumexp(f / sqrt(1 + pi/8 diag V))      posterior
 //   mutual_information H[E p] - E H[p] over f ~ N(f, V), nats     posterior
 //   local_ensemble     ||J||^2 - ||J U||^2 (free of the prior)    posterior  Madras et al. 2020
+// Bernoulli likelihood, one logit per label, p = sigmoid(f): max_logit, variance, local_ensemble,
+// and
+//   energy             -sum_c softplus(f_c)                       logits  Wang et al. 2021
+//   entropy            sum_c H_b[p_c], nats                       logits
+//   laplace_entropy    the same of the probit predictive          posterior
+//   mutual_information sum_c H_b[E p_c] - E H_b[p_c], nats        posterior
 // Gaussian likelihood: variance, local_ensemble, and
 //   information_gain   1/2 log det(I + V / sigma^2), nats         posterior
-// "logits" scores need one forward pass; "posterior" scores need T = J U and G = J J'. Thread-safe
-// (pure functions).
+// "logits" scores need one forward pass; "posterior" scores need the Gaussian over the outputs
+// under the posterior; local_ensemble needs one with directions (not KFAC). Thread-safe (pure
+// functions).
 #pragma once
 
 #include <ATen/ATen.h>
@@ -24,36 +31,43 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "server/laplace/posterior.h"
+#include "server/laplace/structure.h"
 #include "server/model/likelihood.h"
 
 namespace laplaced {
 
-// Names in the order of the table.
-std::vector<std::string> OodScoreNames(Likelihood::Kind kind);
+// Names in the order of the table; those that need directions only if there are any.
+std::vector<std::string> OodScoreNames(Likelihood::Kind kind, bool has_directions = true);
 
-// The score that answers when a request names none: laplace_entropy (categorical), variance
-// (Gaussian).
+// The score that answers when a request names none: laplace_entropy (categorical, Bernoulli),
+// variance (Gaussian).
 std::string DefaultOodScore(Likelihood::Kind kind);
 
 // INVALID_ARGUMENT naming `field` and the known names.
 absl::Status CheckOodScores(const std::string& field, const std::vector<std::string>& names,
-                            Likelihood::Kind kind);
+                            Likelihood::Kind kind, bool has_directions = true);
 
-// True if some of the names need T and G.
+// True if some of the names need more than f.
 bool NeedsPosterior(const std::vector<std::string>& names);
+
+// What has to be asked of the posterior for these names: one covariance, or one variance where that
+// is enough, at `precisions`; nothing if no name needs any.
+LinearizeRequest NeededFor(const std::vector<std::string>& names, const Precisions& precisions);
 
 struct OodInputs {
   at::Tensor f;  // [B, C] fp64
-  // For posterior scores only; undefined otherwise. `t` [B, C, K], `g` [B, C, C], fp64.
-  at::Tensor t;
-  at::Tensor g;
+  // What the names need of these, fp64; undefined otherwise. Scores that need only the variance
+  // take it from the covariance if that is there.
+  at::Tensor variance;    // [B, C]
+  at::Tensor covariance;  // [B, C, C]
+  at::Tensor outside;     // [B]
 };
 
-// One [B] fp64 tensor per name. `posterior` (at its ood_prior_precision) may be null if no name
-// needs it. REQUIRES: CheckOodScores is OK.
+// From an answer to NeededFor (or to a request for one covariance).
+OodInputs ToOodInputs(const Linearized& linearized);
+
+// One [B] fp64 tensor per name. REQUIRES: CheckOodScores is OK.
 std::vector<at::Tensor> ComputeOodScores(const std::vector<std::string>& names,
-                                         const OodInputs& inputs, const Likelihood& likelihood,
-                                         const LowRankPosterior* posterior);
+                                         const OodInputs& inputs, const Likelihood& likelihood);
 
 }  // namespace laplaced

@@ -15,7 +15,7 @@
 namespace laplaced {
 namespace {
 
-constexpr int64_t kFormatVersion = 1;
+constexpr int64_t kFormatVersion = 2;
 
 struct FileEntry {
   int64_t bytes = 0;
@@ -76,20 +76,21 @@ absl::StatusOr<Document> ReadDocument(const std::string& folder) {
   absl::StatusOr<Json> object = ReadSealedFile(path);
   if (!object.ok()) return Blame(folder, object.status());
   int64_t format_version = 0;
-  FieldReader version_reader(*object);
-  version_reader("format_version", format_version);
-  if (version_reader.status().ok() && format_version > kFormatVersion) {
+  Document document;
+  FieldReader reader(*object);
+  reader("format_version", format_version);
+  if (reader.status().ok() && format_version > kFormatVersion) {
     return absl::FailedPreconditionError(
         absl::StrCat(path, ": format_version ", format_version,
                      " is newer than this program, which reads up to ", kFormatVersion));
   }
-  Document document;
-  FieldReader reader(*object);
-  reader("format_version", format_version);
-  VisitFields(document.record, reader);
   reader("files", document.files);
-  if (!reader.status().ok()) {
-    return absl::DataLossError(absl::StrCat(path, ": ", reader.status().message()));
+  const bool older = format_version < kFormatVersion;
+  FieldReader record_reader(*object,
+                            older ? FieldReader::Missing::kKeep : FieldReader::Missing::kRefuse);
+  VisitFields(document.record, record_reader);
+  for (const absl::Status& status : {reader.status(), record_reader.status()}) {
+    if (!status.ok()) return absl::DataLossError(absl::StrCat(path, ": ", status.message()));
   }
   if (format_version < 1) {
     return absl::DataLossError(absl::StrCat(path, ": format_version ", format_version));

@@ -14,7 +14,19 @@ namespace laplaced {
 
 struct PriorCandidateRecord {
   double prior_precision = 0;
-  double validation_nll = 0;  // mean, nats
+  double validation_nll = 0;           // mean, nats; 0 without validation data
+  double log_marginal_likelihood = 0;  // nats
+};
+
+// One parameter tensor under the posterior; see ParameterBlock in laplace/v1/posterior.proto.
+struct ParameterBlockRecord {
+  std::string name;
+  int64_t n_parameters = 0;
+  std::string kind;  // "directions", "kronecker", "dense", "diagonal"
+  double trace = 0;
+  double residual = 0;
+  double biased_sum = 0;
+  double debiased_sum = 0;
 };
 
 struct OodThresholdRecord {
@@ -35,8 +47,19 @@ struct PosteriorRecord {
   int64_t requested_rank = 0;
   int64_t direction_batch_size = 0;
   int64_t curvature_batch_size = 0;
-  std::string debiasing;      // "none" | "two_batch"
-  std::string residual_kind;  // "none" | "isotropic"
+  std::string debiasing;                // "none" | "two_batch" | "cross_fit" | "full_pass"
+  std::string residual_kind;            // "none" | "isotropic" | "layerwise" | "diagonal"
+  std::string structure = "low_rank";   // | "kfac" | "last_layer"
+  std::string curvature = "ggn";        // | "mc_fisher" | "empirical_fisher" | "hessian"
+  std::vector<std::string> parameters;  // patterns; empty: all
+  std::string kfac_eigenvalues;         // "factors" | "exact"
+  std::string prior_method;             // "given" | "weight_decay" | "evidence" | "validation"
+  double temperature = 1;
+  std::string noise_method;  // "given" | "manifest" | "data" | "evidence"
+  double target_relative_standard_error = 0;
+  bool variance_correction = false;
+  int64_t memory_limit_bytes = 0;
+  int64_t fisher_samples = 0;
   uint64_t seed = 0;
   double lanczos_tolerance = 0;
   int64_t max_products = 0;
@@ -60,6 +83,12 @@ struct PosteriorRecord {
   double effective_parameters = 0;
   double mean_train_loss = 0;
   double parameter_norm_squared = 0;  // ||theta||^2
+  std::vector<ParameterBlockRecord> blocks;
+  double residual_share = 0;
+  int64_t curvature_count = 0;
+  int64_t clipped_directions = 0;
+  std::string parent_posterior_id;
+  int64_t updated_examples = 0;
   std::vector<PriorCandidateRecord> prior_candidates;
   double validation_nll_map = 0;
   std::vector<OodThresholdRecord> ood_thresholds;
@@ -78,6 +107,7 @@ struct PosteriorRecord {
   double lanczos_seconds = 0;
   double curvature_seconds = 0;
   double validation_seconds = 0;
+  int64_t peak_memory_bytes = 0;
   std::vector<std::string> warnings;
 };
 

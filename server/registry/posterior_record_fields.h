@@ -10,6 +10,18 @@ template <typename Visitor>
 void VisitFields(PriorCandidateRecord& record, Visitor& visit) {
   visit("prior_precision", record.prior_precision);
   visit("validation_nll", record.validation_nll);
+  visit("log_marginal_likelihood", record.log_marginal_likelihood);
+}
+
+template <typename Visitor>
+void VisitFields(ParameterBlockRecord& record, Visitor& visit) {
+  visit("name", record.name);
+  visit("n_parameters", record.n_parameters);
+  visit("kind", record.kind);
+  visit("trace", record.trace);
+  visit("residual", record.residual);
+  visit("biased_sum", record.biased_sum);
+  visit("debiased_sum", record.debiased_sum);
 }
 
 template <typename Visitor>
@@ -32,6 +44,17 @@ void VisitFields(PosteriorRecord& record, Visitor& visit) {
   visit("curvature_batch_size", record.curvature_batch_size);
   visit("debiasing", record.debiasing);
   visit("residual_kind", record.residual_kind);
+  visit("structure", record.structure);
+  visit("curvature", record.curvature);
+  visit("parameters", record.parameters);
+  visit("kfac_eigenvalues", record.kfac_eigenvalues);
+  visit("prior_method", record.prior_method);
+  visit("temperature", record.temperature);
+  visit("noise_method", record.noise_method);
+  visit("target_relative_standard_error", record.target_relative_standard_error);
+  visit("variance_correction", record.variance_correction);
+  visit("memory_limit_bytes", record.memory_limit_bytes);
+  visit("fisher_samples", record.fisher_samples);
   visit("seed", record.seed);
   visit("lanczos_tolerance", record.lanczos_tolerance);
   visit("max_products", record.max_products);
@@ -54,6 +77,12 @@ void VisitFields(PosteriorRecord& record, Visitor& visit) {
   visit("effective_parameters", record.effective_parameters);
   visit("mean_train_loss", record.mean_train_loss);
   visit("parameter_norm_squared", record.parameter_norm_squared);
+  visit("blocks", record.blocks);
+  visit("residual_share", record.residual_share);
+  visit("curvature_count", record.curvature_count);
+  visit("clipped_directions", record.clipped_directions);
+  visit("parent_posterior_id", record.parent_posterior_id);
+  visit("updated_examples", record.updated_examples);
   visit("prior_candidates", record.prior_candidates);
   visit("validation_nll_map", record.validation_nll_map);
   visit("ood_thresholds", record.ood_thresholds);
@@ -70,6 +99,7 @@ void VisitFields(PosteriorRecord& record, Visitor& visit) {
   visit("lanczos_seconds", record.lanczos_seconds);
   visit("curvature_seconds", record.curvature_seconds);
   visit("validation_seconds", record.validation_seconds);
+  visit("peak_memory_bytes", record.peak_memory_bytes);
   visit("warnings", record.warnings);
 }
 

@@ -2,8 +2,8 @@
 //
 // A record type has a function template `VisitFields(Record&, Visitor&)` that calls
 // `visitor("field_name", record.field)` once per field; FieldWriter and FieldReader are its
-// visitors. Fields are texts, numbers, records, and vectors of these. Numbers round-trip bit for
-// bit. Values; not synchronised.
+// visitors. Fields are texts, numbers, truth values, records, and vectors of these. Numbers
+// round-trip bit for bit. Values; not synchronised.
 #pragma once
 
 #include <cmath>
@@ -71,15 +71,20 @@ class FieldWriter {
 // reader.
 class FieldReader {
  public:
-  explicit FieldReader(const Json& object) : object_(object) {}
+  // Whether a missing field is an error, or keeps the value that it has (for records of an older
+  // format, which did not know it). Holds for nested records too.
+  enum class Missing { kRefuse, kKeep };
+
+  explicit FieldReader(const Json& object, Missing missing = Missing::kRefuse)
+      : object_(object), missing_(missing) {}
 
   template <typename T>
   void operator()(const std::string& name, T& value) {
     const auto found = object_.find(name);
-    if (found == object_.end()) {
-      Fail(name, "is missing");
-    } else {
+    if (found != object_.end()) {
       Decode(*found, name, value);
+    } else if (missing_ == Missing::kRefuse) {
+      Fail(name, "is missing");
     }
   }
 
@@ -90,6 +95,9 @@ class FieldReader {
   void Decode(const Json& json, const std::string& path, T& value) {
     if constexpr (std::is_floating_point_v<T>) {
       if (!json.is_number()) return Fail(path, "is not a number");
+      value = json.get<T>();
+    } else if constexpr (std::is_same_v<T, bool>) {
+      if (!json.is_boolean()) return Fail(path, "is neither true nor false");
       value = json.get<T>();
     } else if constexpr (std::is_integral_v<T>) {
       if (!json.is_number_integer()) return Fail(path, "is not an integer");
@@ -113,7 +121,7 @@ class FieldReader {
   template <typename Record>
   void DecodeCompound(const Json& json, const std::string& path, Record& record) {
     if (!json.is_object()) return Fail(path, "is not an object");
-    FieldReader fields(json);
+    FieldReader fields(json, missing_);
     VisitFields(record, fields);
     if (!fields.status_.ok()) Fail(absl::StrCat(path, "."), fields.status_.message());
   }
@@ -131,6 +139,7 @@ class FieldReader {
   void Fail(absl::string_view path, absl::string_view problem);
 
   const Json& object_;
+  const Missing missing_;
   absl::Status status_;
 };
 

@@ -18,6 +18,7 @@ namespace {
 namespace v1 = laplace::v1;
 
 constexpr char kFit[] = "PosteriorService.FitPosterior";
+constexpr char kUpdate[] = "PosteriorService.UpdatePosterior";
 constexpr char kList[] = "PosteriorService.ListPosteriors";
 constexpr char kGet[] = "PosteriorService.GetPosterior";
 constexpr char kActivate[] = "PosteriorService.ActivatePosterior";
@@ -31,7 +32,7 @@ absl::Status CheckPosteriorId(const std::string& id) {
 absl::Status ReadOnly() {
   return absl::FailedPreconditionError(
       "this server is read-only (it was started with --read-only) and changes nothing in its "
-      "registry; send fits, uploads and activations to the server that writes to it");
+      "registry; send fits, updates, uploads and activations to the server that writes to it");
 }
 
 // Answers an upload without reading it.
@@ -51,19 +52,21 @@ grpc::ServerUnaryReactor* PosteriorService::FitPosterior(grpc::CallbackServerCon
   if (parts_.read_only) return FinishNow(call, kFit, ReadOnly());
   absl::StatusOr<FitRequest> fit = ToFitRequest(*request);
   if (!fit.ok()) return FinishNow(call, kFit, fit.status());
-  return RunOnQueue(
-      parts_.admin_queue, call, kFit,
-      [this, fit = *std::move(fit), response](const ComputeContext&, double) -> absl::Status {
-        const auto operation = parts_.fits.Start(fit);
-        if (absl::IsResourceExhausted(operation.status())) {
-          return WithRetryAfter(operation.status(), SecondsUntilFitEnds());
-        }
-        if (!operation.ok()) return operation.status();
-        LogInfo(
-            absl::StrCat("started ", operation->record.id, ": ", operation->record.description));
-        FillOperation(*operation, response->mutable_operation());
-        return absl::OkStatus();
-      });
+  return StartOperation(
+      call, kFit, [this, fit = *std::move(fit)] { return parts_.fits.Start(fit); },
+      response->mutable_operation());
+}
+
+grpc::ServerUnaryReactor* PosteriorService::UpdatePosterior(
+    grpc::CallbackServerContext* call, const v1::UpdatePosteriorRequest* request,
+    v1::UpdatePosteriorResponse* response) {
+  if (parts_.read_only) return FinishNow(call, kUpdate, ReadOnly());
+  absl::StatusOr<UpdateRequest> update = ToUpdateRequest(*request);
+  if (!update.ok()) return FinishNow(call, kUpdate, update.status());
+  return StartOperation(
+      call, kUpdate,
+      [this, update = *std::move(update)] { return parts_.fits.StartUpdate(update); },
+      response->mutable_operation());
 }
 
 grpc::ServerUnaryReactor* PosteriorService::ListPosteriors(grpc::CallbackServerContext* call,
@@ -142,6 +145,23 @@ grpc::ServerUnaryReactor* PosteriorService::GetDataset(grpc::CallbackServerConte
                       FillDataset(files->info, response->mutable_dataset());
                       return absl::OkStatus();
                     });
+}
+
+grpc::ServerUnaryReactor* PosteriorService::StartOperation(
+    grpc::CallbackServerContext* call, const char* method,
+    std::function<absl::StatusOr<OperationSnapshot>()> start, v1::Operation* operation) {
+  return RunOnQueue(
+      parts_.admin_queue, call, method,
+      [this, start = std::move(start), operation](const ComputeContext&, double) -> absl::Status {
+        const auto started = start();
+        if (absl::IsResourceExhausted(started.status())) {
+          return WithRetryAfter(started.status(), SecondsUntilFitEnds());
+        }
+        if (!started.ok()) return started.status();
+        LogInfo(absl::StrCat("started ", started->record.id, ": ", started->record.description));
+        FillOperation(*started, operation);
+        return absl::OkStatus();
+      });
 }
 
 std::string PosteriorService::ActiveId(const std::string& model, int64_t version) const {

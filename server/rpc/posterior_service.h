@@ -8,6 +8,9 @@
 
 #include <laplace/v1/posterior.grpc.pb.h>
 
+#include <functional>
+#include <string>
+
 #include "server/registry/dataset_store.h"
 #include "server/serving/compute_queue.h"
 #include "server/serving/fit_service.h"
@@ -32,6 +35,9 @@ class PosteriorService final : public laplace::v1::PosteriorService::CallbackSer
   grpc::ServerUnaryReactor* FitPosterior(grpc::CallbackServerContext* call,
                                          const laplace::v1::FitPosteriorRequest* request,
                                          laplace::v1::FitPosteriorResponse* response) override;
+  grpc::ServerUnaryReactor* UpdatePosterior(
+      grpc::CallbackServerContext* call, const laplace::v1::UpdatePosteriorRequest* request,
+      laplace::v1::UpdatePosteriorResponse* response) override;
   grpc::ServerUnaryReactor* ListPosteriors(grpc::CallbackServerContext* call,
                                            const laplace::v1::ListPosteriorsRequest* request,
                                            laplace::v1::ListPosteriorsResponse* response) override;
@@ -48,8 +54,12 @@ class PosteriorService final : public laplace::v1::PosteriorService::CallbackSer
                                        laplace::v1::GetDatasetResponse* response) override;
 
  private:
+  // Calls `start` on the queue and fills `operation`, which belongs to the response.
+  grpc::ServerUnaryReactor* StartOperation(grpc::CallbackServerContext* call, const char* method,
+                                           std::function<absl::StatusOr<OperationSnapshot>()> start,
+                                           laplace::v1::Operation* operation);
   std::string ActiveId(const std::string& model, int64_t version) const;
-  // When a fit that is refused for lack of room may be tried again.
+  // When a fit or an update that is refused for lack of room may be tried again.
   double SecondsUntilFitEnds() const;
 
   const Parts parts_;

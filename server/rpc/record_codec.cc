@@ -1,5 +1,6 @@
 #include "server/rpc/record_codec.h"
 
+#include "server/rpc/fit_options_codec.h"
 #include "server/rpc/status_mapping.h"
 #include "server/rpc/tensor_codec.h"
 
@@ -35,25 +36,15 @@ v1::OperationState ToProto(OperationState state) {
 }
 
 v1::Likelihood ToProto(LikelihoodKind likelihood) {
-  return likelihood == LikelihoodKind::kGaussian ? v1::LIKELIHOOD_GAUSSIAN
-                                                 : v1::LIKELIHOOD_CATEGORICAL;
-}
-
-void FillOptions(const PosteriorRecord& record, v1::FitOptions* options) {
-  options->set_rank(static_cast<int32_t>(record.requested_rank));
-  options->set_direction_batch_size(record.direction_batch_size);
-  options->set_curvature_batch_size(record.curvature_batch_size);
-  options->set_debiasing(record.debiasing == "none" ? v1::DEBIASING_STRATEGY_NONE
-                                                    : v1::DEBIASING_STRATEGY_TWO_BATCH);
-  options->set_residual(record.residual_kind == "none" ? v1::RESIDUAL_KIND_NONE
-                                                       : v1::RESIDUAL_KIND_ISOTROPIC);
-  options->set_seed(record.seed);
-  options->set_prior_precision(record.prior_precision);
-  options->set_ood_prior_precision(record.ood_prior_precision);
-  options->set_lanczos_tolerance(record.lanczos_tolerance);
-  options->set_max_products(static_cast<int32_t>(record.max_products));
-  options->set_target_id_rate(record.target_id_rate);
-  options->set_max_validation_examples(record.max_validation_examples);
+  switch (likelihood) {
+    case LikelihoodKind::kCategorical:
+      return v1::LIKELIHOOD_CATEGORICAL;
+    case LikelihoodKind::kGaussian:
+      return v1::LIKELIHOOD_GAUSSIAN;
+    case LikelihoodKind::kBernoulli:
+      return v1::LIKELIHOOD_BERNOULLI;
+  }
+  return v1::LIKELIHOOD_UNSPECIFIED;
 }
 
 void FillSpectrum(const PosteriorRecord& record, v1::Posterior* posterior) {
@@ -67,6 +58,22 @@ void FillSpectrum(const PosteriorRecord& record, v1::Posterior* posterior) {
   posterior->set_residual(record.residual);
   posterior->set_trace(record.trace);
   posterior->set_trace_standard_error(record.trace_standard_error);
+  posterior->set_residual_share(record.residual_share);
+  posterior->set_curvature_count(record.curvature_count);
+  posterior->set_clipped_directions(static_cast<int32_t>(record.clipped_directions));
+}
+
+void FillBlocks(const PosteriorRecord& record, v1::Posterior* posterior) {
+  for (const ParameterBlockRecord& block : record.blocks) {
+    auto* added = posterior->add_blocks();
+    added->set_name(block.name);
+    added->set_n_parameters(block.n_parameters);
+    added->set_kind(block.kind);
+    added->set_trace(block.trace);
+    added->set_residual(block.residual);
+    added->set_biased_sum(block.biased_sum);
+    added->set_debiased_sum(block.debiased_sum);
+  }
 }
 
 void FillValidation(const PosteriorRecord& record, v1::Posterior* posterior) {
@@ -74,6 +81,7 @@ void FillValidation(const PosteriorRecord& record, v1::Posterior* posterior) {
     auto* added = posterior->add_prior_candidates();
     added->set_prior_precision(candidate.prior_precision);
     added->set_validation_nll(candidate.validation_nll);
+    added->set_log_marginal_likelihood(candidate.log_marginal_likelihood);
   }
   posterior->set_validation_nll_map(record.validation_nll_map);
   for (const OodThresholdRecord& threshold : record.ood_thresholds) {
@@ -105,6 +113,7 @@ void FillModel(const ModelInfo& info, v1::Model* model) {
   model->mutable_class_names()->Assign(info.class_names.begin(), info.class_names.end());
   model->set_n_data(info.n_data);
   model->set_weight_decay(info.weight_decay);
+  model->set_bias_weight_decay(info.bias_weight_decay);
   model->set_sigma_noise(info.sigma_noise);
   model->set_checkpoint_sha256(info.checkpoint_sha256);
   model->set_active_posterior_id(info.active_posterior_id);
@@ -112,6 +121,8 @@ void FillModel(const ModelInfo& info, v1::Model* model) {
                                                info.captured_parameters.end());
   model->mutable_generic_parameters()->Assign(info.generic_parameters.begin(),
                                               info.generic_parameters.end());
+  model->mutable_last_layer_parameters()->Assign(info.last_layer_parameters.begin(),
+                                                 info.last_layer_parameters.end());
   model->set_description(info.description);
 }
 
@@ -140,19 +151,22 @@ void FillPosterior(const PosteriorRecord& record, const std::string& active_post
   posterior->set_model(record.model);
   posterior->set_version(record.version);
   posterior->set_active(!record.id.empty() && record.id == active_posterior_id);
-  FillOptions(record, posterior->mutable_options());
+  FillFitOptions(record, posterior->mutable_options());
   posterior->set_n_data(record.n_data);
   posterior->set_n_parameters(record.n_parameters);
   posterior->set_rank(static_cast<int32_t>(record.rank));
   posterior->set_prior_precision(record.prior_precision);
   posterior->set_ood_prior_precision(record.ood_prior_precision);
   FillSpectrum(record, posterior);
+  FillBlocks(record, posterior);
   posterior->set_log_marginal_likelihood(record.log_marginal_likelihood);
   posterior->set_effective_parameters(record.effective_parameters);
   posterior->set_mean_train_loss(record.mean_train_loss);
   FillValidation(record, posterior);
   posterior->set_train_dataset_id(record.train_dataset_id);
   posterior->set_validation_dataset_id(record.validation_dataset_id);
+  posterior->set_parent_posterior_id(record.parent_posterior_id);
+  posterior->set_updated_examples(record.updated_examples);
   posterior->set_checkpoint_sha256(record.checkpoint_sha256);
   posterior->set_code_version(record.code_version);
   posterior->set_create_time(record.create_time);
@@ -162,6 +176,7 @@ void FillPosterior(const PosteriorRecord& record, const std::string& active_post
   cost->set_lanczos_seconds(record.lanczos_seconds);
   cost->set_curvature_seconds(record.curvature_seconds);
   cost->set_validation_seconds(record.validation_seconds);
+  cost->set_peak_memory_bytes(record.peak_memory_bytes);
   posterior->set_mc_samples(static_cast<int32_t>(record.mc_samples));
   posterior->mutable_warnings()->Assign(record.warnings.begin(), record.warnings.end());
 }
@@ -201,7 +216,7 @@ void FillPrediction(const Prediction& prediction, v1::PredictResponse* response)
                response->mutable_functional_covariance());
   }
   std::vector<int64_t> parts_shape = {b};
-  if (prediction.likelihood == LikelihoodKind::kGaussian) parts_shape.push_back(c);
+  if (prediction.likelihood != LikelihoodKind::kCategorical) parts_shape.push_back(c);
   FillTensor(prediction.epistemic, parts_shape, response->mutable_epistemic());
   FillTensor(prediction.aleatoric, parts_shape, response->mutable_aleatoric());
   for (const ScoreValues& score : prediction.scores) FillScore(score, response->add_ood_scores());

@@ -44,7 +44,7 @@ absl::Status CheckNotNegative(const std::string& field, int64_t value) {
                     absl::StrCat("expected a positive number, or 0 for the default, got ", value));
 }
 
-absl::Status CheckPrecision(const std::string& field, double value) {
+absl::Status CheckPositive(const std::string& field, double value) {
   if (std::isfinite(value) && value > 0) return absl::OkStatus();
   return FieldError(field, absl::StrCat("expected a finite number above 0, got ", value));
 }

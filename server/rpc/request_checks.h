@@ -18,7 +18,7 @@ absl::Status CheckId(const std::string& field, const std::string& id, const std:
 absl::Status CheckNotNegative(const std::string& field, int64_t value);
 
 // Finite and above zero.
-absl::Status CheckPrecision(const std::string& field, double value);
+absl::Status CheckPositive(const std::string& field, double value);
 
 // Finite, from 0 to below `limit`; 0 stands for the default.
 absl::Status CheckBelow(const std::string& field, double value, double limit);

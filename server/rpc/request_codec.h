@@ -1,7 +1,8 @@
 // Requests of the API as the server's own values.
 //
 // Everything that can be told without model and data is checked here: known enum numbers, signs,
-// finite values. The zero of an enum is its documented default. Errors are INVALID_ARGUMENT with
+// finite values, which options go together (fit_options_codec.h). The zero of an enum is its
+// documented default. Errors are INVALID_ARGUMENT with
 // the field, what was expected and what came. Free functions on values; thread-safe.
 #pragma once
 
@@ -16,6 +17,8 @@
 namespace laplaced {
 
 absl::StatusOr<FitRequest> ToFitRequest(const laplace::v1::FitPosteriorRequest& request);
+
+absl::StatusOr<UpdateRequest> ToUpdateRequest(const laplace::v1::UpdatePosteriorRequest& request);
 
 absl::StatusOr<DatasetHeader> ToDatasetHeader(const laplace::v1::DatasetHeader& header);
 

@@ -13,7 +13,7 @@
 
 namespace laplaced {
 
-enum class LikelihoodKind { kCategorical, kGaussian };
+enum class LikelihoodKind { kCategorical, kGaussian, kBernoulli };
 enum class LinkApprox { kProbit, kMonteCarlo };
 
 enum class ModelState { kAvailable, kReady, kFailed };
@@ -34,11 +34,13 @@ struct ModelInfo {
   std::vector<std::string> class_names;
   int64_t n_data = 0;
   double weight_decay = 0;
+  double bias_weight_decay = 0;
   double sigma_noise = 0;
   std::string checkpoint_sha256;
   std::string active_posterior_id;
   std::vector<std::string> captured_parameters;
   std::vector<std::string> generic_parameters;
+  std::vector<std::string> last_layer_parameters;
   std::string description;
 };
 
@@ -72,7 +74,7 @@ struct Prediction {
   std::vector<float> functional_mean;        // [B, C]
   std::vector<float> functional_variance;    // [B, C]
   std::vector<float> functional_covariance;  // [B, C, C], if asked for
-  std::vector<float> epistemic;              // [B] categorical, [B, C] Gaussian
+  std::vector<float> epistemic;              // [B] categorical, [B, C] otherwise
   std::vector<float> aleatoric;              // likewise
   std::vector<ScoreValues> scores;
 };

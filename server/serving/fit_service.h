@@ -28,8 +28,8 @@ struct FitRequest {
   int64_t rank = 0;
   int64_t direction_batch_size = 0;
   int64_t curvature_batch_size = 0;
-  std::string debiasing;  // "", "none", "two_batch"
-  std::string residual;   // "", "none", "isotropic"
+  std::string debiasing;  // "", "none", "two_batch", "cross_fit", "full_pass"
+  std::string residual;   // "", "none", "isotropic", "layerwise", "diagonal"
   uint64_t seed = 0;
   absl::optional<double> prior_precision;
   absl::optional<double> ood_prior_precision;
@@ -37,6 +37,27 @@ struct FitRequest {
   int64_t max_products = 0;
   double target_id_rate = 0;
   int64_t max_validation_examples = 0;
+  std::string structure;  // "", "low_rank", "kfac", "last_layer"
+  std::string curvature;  // "", "ggn", "mc_fisher", "empirical_fisher", "hessian"
+  std::vector<std::string> parameters;
+  std::string kfac_eigenvalues;  // "", "factors", "exact"
+  std::string prior_method;      // "", "given", "weight_decay", "evidence", "validation"
+  double temperature = 0;
+  std::string noise_method;  // "", "given", "manifest", "data", "evidence"
+  absl::optional<double> sigma_noise;
+  double target_relative_standard_error = 0;
+  bool variance_correction = false;
+  int64_t memory_limit_bytes = 0;
+  int64_t fisher_samples = 0;
+};
+
+// As in the API.
+struct UpdateRequest {
+  std::string model;
+  int64_t version = 0;
+  std::string posterior_id;  // empty: the active one
+  std::string dataset_id;
+  bool keep_inactive = false;
 };
 
 class FitService {
@@ -45,6 +66,8 @@ class FitService {
 
   // Checks everything that can be checked before work starts, then starts the operation.
   virtual absl::StatusOr<OperationSnapshot> Start(const FitRequest& request) = 0;
+  // Likewise; adds data to a posterior that exists.
+  virtual absl::StatusOr<OperationSnapshot> StartUpdate(const UpdateRequest& request) = 0;
 
   // Newest first, without spectra. Unreadable artifacts are listed with their id and a warning that
   // says what is wrong.

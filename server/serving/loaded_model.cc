@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "formats/sha256.h"
+#include "server/model/parameter_selection.h"
 #include "server/model/torch_status.h"
 
 namespace laplaced {
@@ -43,6 +44,18 @@ absl::Status CheckLogits(const Network& network) {
                    ": the outputs look like probabilities (not negative, sum 1); a categorical "
                    "likelihood needs logits: export the "
                    "network without its final softmax"));
+}
+
+LikelihoodKind ToKind(Likelihood::Kind kind) {
+  switch (kind) {
+    case Likelihood::Kind::kCategorical:
+      return LikelihoodKind::kCategorical;
+    case Likelihood::Kind::kBernoulli:
+      return LikelihoodKind::kBernoulli;
+    case Likelihood::Kind::kGaussian:
+      return LikelihoodKind::kGaussian;
+  }
+  return LikelihoodKind::kCategorical;
 }
 
 // What a user should know of a model that is ready all the same; empty if nothing.
@@ -89,9 +102,7 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const Repository& r
     info.version = version.version;
     info.state = ModelState::kReady;
     info.state_message = Remarks(network);
-    info.likelihood = manifest.likelihood.kind == Likelihood::Kind::kCategorical
-                          ? LikelihoodKind::kCategorical
-                          : LikelihoodKind::kGaussian;
+    info.likelihood = ToKind(manifest.likelihood.kind);
     info.input_shape = manifest.input_shape;
     info.input_dtype = dtype;
     info.accepts_uint8 = manifest.accepts_uint8;
@@ -100,6 +111,7 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const Repository& r
     info.class_names = manifest.class_names;
     info.n_data = manifest.n_data;
     info.weight_decay = manifest.weight_decay;
+    info.bias_weight_decay = manifest.bias_weight_decay;
     info.sigma_noise =
         info.likelihood == LikelihoodKind::kGaussian ? manifest.likelihood.sigma_noise : 0;
     info.checkpoint_sha256 = sha256;
@@ -108,6 +120,7 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const Repository& r
       (capture.captured[i] ? info.captured_parameters : info.generic_parameters)
           .push_back(network.parameters()[i].name);
     }
+    info.last_layer_parameters = LastLayerParameters(network);
     return std::make_shared<const LoadedModel>(
         LoadedModel{std::move(manifest), std::move(network), std::move(capture), std::move(info)});
   });

@@ -14,11 +14,25 @@
 
 namespace laplaced {
 
-struct LoadedPosterior {
-  PosteriorArtifact artifact;  // keeps the memory map that `value.directions` points into
-  LowRankPosterior value;      // at the precision for predictions
-  LowRankPosterior ood_value;  // at the precision for OOD scores
+// The network as a function of the parameters that are uncertain under a posterior.
+struct UncertainNetwork {
+  Network network;
+  CapturePlan capture;
 };
+
+struct LoadedPosterior {
+  PosteriorArtifact artifact;  // keeps the memory map that tensors point into
+  UncertainNetwork uncertain;
+  Likelihood likelihood;  // with the posterior's own noise
+  // Null if the artifact is of format 1, which kept no statistics: it predicts, but takes no data.
+  std::shared_ptr<const FittedCurvature> fitted;
+  Posterior value;      // at the precision for predictions
+  Posterior ood_value;  // at the precision for OOD scores
+};
+
+// The model's network restricted to the parameters that `options` asks for. Shares the model's
+// module if these are all.
+absl::StatusOr<UncertainNetwork> Uncertain(const LoadedModel& model, const FitOptions& options);
 
 // Reads an artifact and checks that it belongs to the model: DATA_LOSS if it is damaged,
 // FAILED_PRECONDITION if it was fitted to another checkpoint, NOT_FOUND if it is not there.
@@ -27,7 +41,7 @@ absl::StatusOr<std::shared_ptr<const LoadedPosterior>> LoadPosterior(const std::
 
 // Writes the result of a fit; `record` comes with what the caller knows (ids, options, thresholds),
 // the numbers of the fit are filled in from `result`.
-absl::Status SavePosterior(const std::string& folder, const FitResult& result,
-                           PosteriorRecord record);
+absl::Status SavePosterior(const std::string& folder, const Network& network,
+                           const FitResult& result, PosteriorRecord record);
 
 }  // namespace laplaced

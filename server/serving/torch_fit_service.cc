@@ -1,17 +1,21 @@
+#include <unistd.h>
+
 #include <algorithm>
-#include <chrono>
-#include <functional>
+#include <fstream>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "server/data/dataset.h"
 #include "server/laplace/fit.h"
+#include "server/laplace/stopwatch.h"
 #include "server/model/field_error.h"
 #include "server/model/torch_runtime.h"
 #include "server/model/torch_status.h"
 #include "server/ood/scores.h"
 #include "server/ood/threshold.h"
+#include "server/serving/fit_records.h"
 #include "server/serving/fit_service.h"
 #include "server/serving/loaded_posterior.h"
 #include "server/serving/torch_served_model.h"
@@ -19,52 +23,23 @@
 namespace laplaced {
 namespace {
 
-constexpr double kDefaultTargetIdRate = 0.05;
+// Highest resident memory of the process since it was made, above what it was then.
+class MemoryWatch {
+ public:
+  MemoryWatch() : start_(Resident()), peak_(start_) {}
+  void Look() { peak_ = std::max(peak_, Resident()); }
+  int64_t rise() const { return peak_ - start_; }
 
-absl::Status NotNegative(const char* field, int64_t value) {
-  if (value >= 0) return absl::OkStatus();
-  return FieldError(field,
-                    absl::StrCat("expected 0 (the default) or a positive number, got ", value));
-}
+ private:
+  static int64_t Resident() {
+    std::ifstream statm("/proc/self/statm");
+    int64_t total = 0, resident = 0;
+    statm >> total >> resident;
+    return resident * sysconf(_SC_PAGESIZE);
+  }
 
-absl::StatusOr<FitOptions> ToOptions(const FitRequest& request) {
-  LAPLACED_RETURN_IF_ERROR(NotNegative("options.rank", request.rank));
-  LAPLACED_RETURN_IF_ERROR(
-      NotNegative("options.direction_batch_size", request.direction_batch_size));
-  LAPLACED_RETURN_IF_ERROR(
-      NotNegative("options.curvature_batch_size", request.curvature_batch_size));
-  LAPLACED_RETURN_IF_ERROR(NotNegative("options.max_products", request.max_products));
-  LAPLACED_RETURN_IF_ERROR(
-      NotNegative("options.max_validation_examples", request.max_validation_examples));
-  if (!(request.target_id_rate >= 0 && request.target_id_rate < 1)) {
-    return FieldError("options.target_id_rate",
-                      absl::StrCat("expected a number in (0, 1), got ", request.target_id_rate));
-  }
-  FitOptions options;
-  if (request.rank > 0) options.rank = request.rank;
-  if (request.direction_batch_size > 0) options.direction_batch_size = request.direction_batch_size;
-  options.debiasing = request.debiasing == "none" ? Debiasing::kNone : Debiasing::kTwoBatch;
-  if (options.debiasing == Debiasing::kNone) {
-    if (request.curvature_batch_size > 0) {
-      return FieldError("options.curvature_batch_size",
-                        "expected 0 without debiasing: there is no second batch. Raise "
-                        "direction_batch_size instead");
-    }
-    options.curvature_batch_size = 0;
-  } else if (request.curvature_batch_size > 0) {
-    options.curvature_batch_size = request.curvature_batch_size;
-  }
-  options.residual = request.residual == "none" ? ResidualKind::kNone : ResidualKind::kIsotropic;
-  options.seed = request.seed;
-  options.prior_precision = request.prior_precision;
-  options.ood_prior_precision = request.ood_prior_precision;
-  if (request.lanczos_tolerance != 0) options.lanczos_tolerance = request.lanczos_tolerance;
-  options.max_products = request.max_products;
-  options.max_validation_examples = request.max_validation_examples;
-  options.memory_limit_bytes =
-      MemoryLimitBytes() / 2;  // the rest is for data, serving and everybody else
-  return options;
-}
+  int64_t start_, peak_;
+};
 
 absl::StatusOr<Dataset> LoadDataset(const DatasetStore& store, const std::string& field,
                                     const std::string& id) {
@@ -76,37 +51,42 @@ absl::StatusOr<Dataset> LoadDataset(const DatasetStore& store, const std::string
   return ReadDataset(files->inputs_path, files->targets_path);
 }
 
-// Thresholds of every score on the validation data; `check` may stop the work.
-absl::StatusOr<std::vector<OodThresholdRecord>> CalibrateThresholds(
-    const FitResult& fit, const Likelihood& likelihood, double rate,
-    const std::function<absl::Status()>& check) {
-  std::vector<OodThresholdRecord> thresholds;
-  const LinearizedData& data = fit.validation;
-  if (data.size() == 0) return thresholds;
-  const LowRankPosterior ood = fit.posterior.WithPriorPrecision(fit.ood_prior_precision);
-  const std::vector<std::string> names = OodScoreNames(likelihood.kind);
-  std::vector<std::vector<double>> values(names.size());
-  constexpr int64_t kBlock = 256;
-  for (int64_t begin = 0; begin < data.size(); begin += kBlock) {
-    LAPLACED_RETURN_IF_ERROR(check());
-    const int64_t count = std::min(kBlock, data.size() - begin);
-    const std::vector<at::Tensor> scores = ComputeOodScores(
-        names,
-        {data.f.narrow(0, begin, count), data.t.narrow(0, begin, count).to(at::kDouble),
-         data.g.narrow(0, begin, count)},
-        likelihood, &ood);
-    for (size_t i = 0; i < names.size(); ++i) {
-      const at::Tensor s = scores[i].contiguous();
-      values[i].insert(values[i].end(), s.data_ptr<double>(), s.data_ptr<double>() + count);
+// Scores of in-distribution data, gathered batch by batch, and thresholds from them.
+class ThresholdCalibration {
+ public:
+  explicit ThresholdCalibration(double rate) : rate_(rate) {}
+
+  absl::Status Add(const Likelihood& likelihood, const Posterior& ood, const Linearized& batch) {
+    if (names_.empty()) {
+      names_ = OodScoreNames(likelihood.kind, ood.structure->has_directions());
+      values_.resize(names_.size());
     }
+    return CatchTorch("thresholds", [&] {
+      const auto scores = ComputeOodScores(names_, ToOodInputs(batch), likelihood);
+      for (size_t i = 0; i < names_.size(); ++i) {
+        const at::Tensor s = scores[i].contiguous();
+        values_[i].insert(values_[i].end(), s.data_ptr<double>(), s.data_ptr<double>() + s.numel());
+      }
+      return absl::OkStatus();
+    });
   }
-  for (size_t i = 0; i < names.size(); ++i) {
-    const OodThreshold threshold = CalibrateThreshold(values[i], rate);
-    thresholds.push_back({names[i], threshold.threshold, rate, data.size(), threshold.rate_lower,
-                          threshold.rate_upper});
+
+  std::vector<OodThresholdRecord> Thresholds() const {
+    std::vector<OodThresholdRecord> thresholds;
+    for (size_t i = 0; i < names_.size(); ++i) {
+      const OodThreshold threshold = CalibrateThreshold(values_[i], rate_);
+      thresholds.push_back({names_[i], threshold.threshold, rate_,
+                            static_cast<int64_t>(values_[i].size()), threshold.rate_lower,
+                            threshold.rate_upper});
+    }
+    return thresholds;
   }
-  return thresholds;
-}
+
+ private:
+  const double rate_;
+  std::vector<std::string> names_;
+  std::vector<std::vector<double>> values_;
+};
 
 class TorchFitService : public FitService {
  public:
@@ -116,29 +96,70 @@ class TorchFitService : public FitService {
 
   absl::StatusOr<OperationSnapshot> Start(const FitRequest& request) override {
     LAPLACED_ASSIGN_OR_RETURN(const auto served, host_.Pin(request.model, request.version));
-    LAPLACED_ASSIGN_OR_RETURN(const FitOptions options, ToOptions(request));
-    LAPLACED_ASSIGN_OR_RETURN(Dataset train,
-                              LoadDataset(datasets_, "train_dataset_id", request.train_dataset_id));
-    Dataset validation;
-    if (!request.validation_dataset_id.empty()) {
-      LAPLACED_ASSIGN_OR_RETURN(validation, LoadDataset(datasets_, "validation_dataset_id",
-                                                        request.validation_dataset_id));
-    }
     const auto model = static_cast<const TorchServedModel&>(*served).model();
-    // The fit changes parameters while it differentiates: it gets a network of its own.
-    LAPLACED_ASSIGN_OR_RETURN(Network network, model->network.Clone());
-    auto risk = std::make_shared<EmpiricalRisk>(EmpiricalRisk{
-        std::move(network), model->manifest.likelihood, model->manifest, std::move(train)});
+    LAPLACED_ASSIGN_OR_RETURN(const FitOptions options, ToFitOptions(request));
+    LAPLACED_ASSIGN_OR_RETURN(const UncertainNetwork uncertain, Uncertain(*model, options));
+    LAPLACED_ASSIGN_OR_RETURN(
+        Job job, MakeJob(*model, uncertain, "train_dataset_id", request.train_dataset_id,
+                         request.validation_dataset_id));
+    job.options = options;
     LAPLACED_RETURN_IF_ERROR(
-        CatchTorch("training data", [&] { return CheckFit(*risk, validation, options); }));
+        CatchTorch("training data", [&] { return CheckFit(*job.risk, job.validation, options); }));
+    job.record = NewRecord(*model);
+    FillOptions(options, job.record);
+    job.record.target_id_rate =
+        request.target_id_rate > 0 ? request.target_id_rate : kDefaultTargetIdRate;
+    job.record.train_dataset_id = request.train_dataset_id;
+    job.record.validation_dataset_id = request.validation_dataset_id;
+    job.activate = !request.keep_inactive;
+    return Launch("fit", std::move(job));
+  }
 
-    PosteriorRecord record = NewRecord(request, options, *model);
-    const std::string description = absl::StrCat("fit ", record.model, "/", record.version);
-    return operations_.Start(
-        description, [this, risk, validation, options, record = std::move(record), model,
-                      activate = !request.keep_inactive](OperationHandle& handle) {
-          return Run(*risk, validation, options, record, *model, activate, handle);
-        });
+  absl::StatusOr<OperationSnapshot> StartUpdate(const UpdateRequest& request) override {
+    LAPLACED_ASSIGN_OR_RETURN(const auto served, host_.Pin(request.model, request.version));
+    const auto model = static_cast<const TorchServedModel&>(*served).model();
+    LAPLACED_ASSIGN_OR_RETURN(const PosteriorRecord known,
+                              GetPosterior(request.model, request.version, request.posterior_id));
+    LAPLACED_ASSIGN_OR_RETURN(const std::string folder,
+                              repository_.PosteriorFolder({known.model, known.version}, known.id));
+    LAPLACED_ASSIGN_OR_RETURN(const auto before, LoadPosterior(folder, *model));
+    const PosteriorRecord& old = before->artifact.record;
+    if (before->fitted == nullptr) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("posterior ", old.id,
+                       " was made by a version that kept no statistics to add to: fit again"));
+    }
+    if (old.train_dataset_id == request.dataset_id) {
+      return FieldError("dataset_id",
+                        "the posterior was fitted on these examples: an update takes new ones");
+    }
+    std::string validation = old.validation_dataset_id;
+    const bool lost = !validation.empty() && absl::IsNotFound(datasets_.Find(validation).status());
+    if (lost) validation.clear();
+    LAPLACED_ASSIGN_OR_RETURN(
+        Job job, MakeJob(*model, before->uncertain, "dataset_id", request.dataset_id, validation));
+    LAPLACED_ASSIGN_OR_RETURN(job.options, ToFitOptions(old));
+    LAPLACED_RETURN_IF_ERROR(
+        CatchTorch("new data", [&] { return CheckData(*job.risk, "dataset_id", job.risk->data); }));
+    job.start = UpdateStart{before->fitted,          old.n_data,
+                            old.mean_train_loss,     old.prior_precision,
+                            old.ood_prior_precision, old.sigma_noise};
+    job.before = before;
+    const PosteriorRecord fresh = NewRecord(*model);
+    job.record = old;
+    job.record.id = fresh.id;
+    job.record.code_version = fresh.code_version;
+    job.record.parent_posterior_id = old.id;
+    job.record.updated_examples = old.updated_examples + job.risk->size();
+    job.record.ood_thresholds.clear();
+    job.record.warnings.clear();
+    if (lost) {
+      job.record.warnings.push_back(
+          "the validation data of the fit are gone: prior precisions stayed, and there are no OOD "
+          "thresholds");
+    }
+    job.activate = !request.keep_inactive;
+    return Launch("update", std::move(job));
   }
 
   absl::StatusOr<std::vector<PosteriorRecord>> ListPosteriors(const std::string& model,
@@ -162,6 +183,7 @@ class TorchFitService : public FitService {
       record->standard_errors.clear();
       record->lanczos_residuals.clear();
       record->prior_candidates.clear();
+      record->blocks.clear();
       records.push_back(*std::move(record));
     }
     return records;
@@ -193,63 +215,88 @@ class TorchFitService : public FitService {
     return ReadPosteriorRecord(folder);
   }
 
-  static PosteriorRecord NewRecord(const FitRequest& request, const FitOptions& options,
-                                   const LoadedModel& model) {
+  // Everything that a running fit or update owns.
+  struct Job {
+    std::shared_ptr<EmpiricalRisk> risk;
+    CapturePlan capture;
+    Dataset validation;
+    FitOptions options;
+    PosteriorRecord record;
+    absl::optional<UpdateStart> start;              // updates only
+    std::shared_ptr<const LoadedPosterior> before;  // keeps the memory that `start` points into
+    bool activate = true;
+  };
+
+  absl::StatusOr<Job> MakeJob(const LoadedModel& model, const UncertainNetwork& uncertain,
+                              const std::string& data_field, const std::string& data_id,
+                              const std::string& validation_id) const {
+    Job job;
+    LAPLACED_ASSIGN_OR_RETURN(Dataset data, LoadDataset(datasets_, data_field, data_id));
+    if (!validation_id.empty()) {
+      LAPLACED_ASSIGN_OR_RETURN(job.validation,
+                                LoadDataset(datasets_, "validation_dataset_id", validation_id));
+    }
+    // Fits change parameters while they differentiate: they get a network of their own.
+    LAPLACED_ASSIGN_OR_RETURN(Network network, uncertain.network.Clone());
+    job.risk = std::make_shared<EmpiricalRisk>(EmpiricalRisk{
+        std::move(network), model.manifest.likelihood, model.manifest, std::move(data)});
+    job.capture = uncertain.capture;
+    return job;
+  }
+
+  static PosteriorRecord NewRecord(const LoadedModel& model) {
     PosteriorRecord record;
     record.id = NewId("p");
     record.model = model.info.name;
     record.version = model.info.version;
-    record.requested_rank = options.rank;
-    record.direction_batch_size = options.direction_batch_size;
-    record.curvature_batch_size = options.curvature_batch_size;
-    record.debiasing = options.debiasing == Debiasing::kNone ? "none" : "two_batch";
-    record.residual_kind = options.residual == ResidualKind::kNone ? "none" : "isotropic";
-    record.seed = options.seed;
-    record.lanczos_tolerance = options.lanczos_tolerance;
-    record.max_products = options.max_products > 0 ? options.max_products : 10 * options.rank;
-    record.target_id_rate =
-        request.target_id_rate > 0 ? request.target_id_rate : kDefaultTargetIdRate;
-    record.max_validation_examples = options.max_validation_examples;
-    record.sigma_noise = model.info.sigma_noise;
     record.default_ood_score = DefaultOodScore(model.manifest.likelihood.kind);
-    record.train_dataset_id = request.train_dataset_id;
-    record.validation_dataset_id = request.validation_dataset_id;
     record.checkpoint_sha256 = model.info.checkpoint_sha256;
     record.manifest_fingerprint = ManifestFingerprint(model.manifest);
     record.code_version = LAPLACED_VERSION;
     return record;
   }
 
-  absl::StatusOr<std::string> Run(const EmpiricalRisk& risk, const Dataset& validation,
-                                  const FitOptions& options, PosteriorRecord record,
-                                  const LoadedModel& model, bool activate,
-                                  OperationHandle& handle) {
-    const auto start = std::chrono::steady_clock::now();
+  absl::StatusOr<OperationSnapshot> Launch(const std::string& what, Job job) {
+    const std::string description =
+        absl::StrCat(what, " ", job.record.model, "/", job.record.version);
+    return operations_.Start(description, [this, job = std::move(job)](OperationHandle& handle) {
+      return Run(job, handle);
+    });
+  }
+
+  absl::StatusOr<std::string> Run(const Job& job, OperationHandle& handle) {
+    const Stopwatch time;
     InitTorchThread();
+    MemoryWatch memory;
     const FitProgressFn progress = [&](const std::string& phase, int64_t done, int64_t total,
                                        double fraction) {
       if (handle.cancelled()) return absl::CancelledError("the fit was cancelled");
+      memory.Look();
       handle.Report(phase, done, total, fraction);
       return absl::OkStatus();
     };
-    LAPLACED_ASSIGN_OR_RETURN(const FitResult result,
-                              RunFit(risk, model.capture, validation, options, progress));
-    const auto check = [&] { return progress("thresholds", 0, 0, 0.96); };
-    LAPLACED_RETURN_IF_ERROR(CatchTorch("thresholds", [&]() -> absl::Status {
-      LAPLACED_ASSIGN_OR_RETURN(
-          record.ood_thresholds,
-          CalibrateThresholds(result, risk.likelihood, record.target_id_rate, check));
-      return absl::OkStatus();
-    }));
+    PosteriorRecord record = job.record;
+    ThresholdCalibration calibration(record.target_id_rate);
+    const ValidationFn on_validation = [&](const Likelihood& likelihood, const Posterior& ood,
+                                           const Linearized& batch) {
+      return calibration.Add(likelihood, ood, batch);
+    };
+    LAPLACED_ASSIGN_OR_RETURN(
+        const FitResult result,
+        job.start
+            ? RunUpdate(*job.risk, job.capture, job.validation, job.options, *job.start, progress,
+                        on_validation)
+            : RunFit(*job.risk, job.capture, job.validation, job.options, progress, on_validation));
+    record.ood_thresholds = calibration.Thresholds();
     LAPLACED_RETURN_IF_ERROR(progress("saving", 0, 1, 0.98));
     record.create_time = absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone());
-    record.fit_seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    record.fit_seconds = time.Seconds();
+    record.peak_memory_bytes = memory.rise();
     LAPLACED_ASSIGN_OR_RETURN(
         const std::string folder,
         repository_.PosteriorFolder({record.model, record.version}, record.id));
-    LAPLACED_RETURN_IF_ERROR(SavePosterior(folder, result, record));
-    if (activate) {
+    LAPLACED_RETURN_IF_ERROR(SavePosterior(folder, job.risk->network, result, record));
+    if (job.activate) {
       const absl::Status status = host_.ActivatePosterior(record.model, record.version, record.id);
       if (!status.ok()) {
         return absl::Status(status.code(), absl::StrCat("posterior ", record.id,

@@ -60,24 +60,34 @@ absl::Status CheckFinite(const at::Tensor& rows, int64_t begin) {
                    "large for the precision that the network computes in"));
 }
 
-// f, T and G of `count` examples from `begin`, without the padding, in fp64.
-absl::StatusOr<OodInputs> LinearizeBlock(const LoadedModel& model, const at::Tensor& directions,
-                                         const at::Tensor& raw, int64_t begin, int64_t count) {
+// The Gaussian over the outputs of `count` examples from `begin`, without the padding.
+absl::StatusOr<Linearized> LinearizeBlock(const LoadedModel& model,
+                                          const LoadedPosterior& posterior,
+                                          const LinearizeRequest& request, const at::Tensor& raw,
+                                          int64_t begin, int64_t count) {
   const at::Tensor x = PadToPowerOfTwo(
       ToNetworkInput(raw.narrow(0, begin, count), model.manifest, model.network.dtype()));
-  LAPLACED_ASSIGN_OR_RETURN(const JacobianProducts products,
-                            ComputeJacobianProducts(model.network, model.capture, x, directions));
-  OodInputs block{products.f.narrow(0, 0, count).to(at::kDouble), products.t.narrow(0, 0, count),
-                  products.g.narrow(0, 0, count)};
-  // A gradient that overflows shows up on the diagonal of G.
-  LAPLACED_RETURN_IF_ERROR(CheckFinite(block.f + block.g.diagonal(0, 1, 2), begin));
+  LAPLACED_ASSIGN_OR_RETURN(
+      Linearized block, posterior.value.structure->Linearize(
+                            posterior.uncertain.network, posterior.uncertain.capture, x, request));
+  at::Tensor sum = block.f = block.f.narrow(0, 0, count);
+  // A gradient that overflows shows up in every variance.
+  for (at::Tensor& v : block.variance) sum = sum + (v = v.narrow(0, 0, count));
+  for (at::Tensor& v : block.covariance) {
+    v = v.narrow(0, 0, count);
+    sum = sum + v.diagonal(0, 1, 2);
+  }
+  if (block.outside.defined()) {
+    block.outside = block.outside.narrow(0, 0, count);
+    sum = sum + block.outside.unsqueeze(1);
+  }
+  LAPLACED_RETURN_IF_ERROR(CheckFinite(sum, begin));
   return block;
 }
 
-void AppendClassification(const OodInputs& block, const LowRankPosterior& posterior,
-                          const PredictOptions& options, Prediction& out) {
-  const at::Tensor covariance = posterior.FunctionalCovariance(block.t, block.g);
-  const at::Tensor variance = posterior.FunctionalVariance(block.t, block.g);
+void AppendClassification(const Linearized& block, const PredictOptions& options, Prediction& out) {
+  const at::Tensor covariance = block.covariance[0];
+  const at::Tensor variance = covariance.diagonal(0, 1, 2);
   const SampledPredictive sampled = SamplePredictive(block.f, covariance);
   Append(out.mean, options.link_approx == LinkApprox::kMonteCarlo
                        ? sampled.mean
@@ -89,15 +99,27 @@ void AppendClassification(const OodInputs& block, const LowRankPosterior& poster
   Append(out.aleatoric, sampled.aleatoric);
 }
 
-void AppendRegression(const OodInputs& block, const LowRankPosterior& posterior,
-                      const Likelihood& likelihood, const PredictOptions& options,
-                      Prediction& out) {
-  const at::Tensor variance = posterior.FunctionalVariance(block.t, block.g);
+void AppendLabels(const Linearized& block, const PredictOptions& options, Prediction& out) {
+  const at::Tensor covariance = block.covariance[0];
+  const at::Tensor variance = covariance.diagonal(0, 1, 2);
+  const BernoulliPredictive integrated = IntegrateBernoulli(block.f, variance);
+  Append(out.mean, options.link_approx == LinkApprox::kMonteCarlo
+                       ? integrated.mean
+                       : BernoulliProbit(block.f, variance));
+  Append(out.map_mean, at::sigmoid(block.f));
+  Append(out.functional_variance, variance);
+  if (options.return_covariance) Append(out.functional_covariance, covariance);
+  Append(out.epistemic, integrated.epistemic);
+  Append(out.aleatoric, integrated.aleatoric);
+}
+
+void AppendRegression(const Linearized& block, const Likelihood& likelihood,
+                      const PredictOptions& options, Prediction& out) {
+  const at::Tensor variance = block.covariance[0].diagonal(0, 1, 2);
   Append(out.mean, block.f);
   Append(out.map_mean, block.f);
   Append(out.functional_variance, variance);
-  if (options.return_covariance)
-    Append(out.functional_covariance, posterior.FunctionalCovariance(block.t, block.g));
+  if (options.return_covariance) Append(out.functional_covariance, block.covariance[0]);
   Append(out.epistemic, variance);
   Append(out.aleatoric, at::full_like(variance, likelihood.sigma_noise * likelihood.sigma_noise));
 }
@@ -133,7 +155,8 @@ absl::Status TorchServedModel::ValidateCommon(const ArrayView& inputs,
                                                    " examples in one request, got ",
                                                    inputs.shape[0], ": split the batch"));
   }
-  return CheckOodScores("ood_scores", scores, model_->manifest.likelihood.kind);
+  return CheckOodScores("ood_scores", scores, model_->manifest.likelihood.kind,
+                        posterior_->value.structure->has_directions());
 }
 
 absl::Status TorchServedModel::Validate(const ArrayView& inputs,
@@ -179,8 +202,8 @@ absl::StatusOr<Prediction> TorchServedModel::Predict(const ArrayView& inputs,
                                                      const ComputeContext& context) const {
   return CatchTorch("predict", [&]() -> absl::StatusOr<Prediction> {
     const at::Tensor raw = AliasArray(inputs);
-    const Likelihood& likelihood = model_->manifest.likelihood;
-    const LowRankPosterior posterior = posterior_->value.WithPriorPrecision(
+    const Likelihood& likelihood = posterior_->likelihood;
+    const Posterior posterior = posterior_->value.WithPriorPrecision(
         options.prior_precision.value_or(posterior_->value.prior_precision));
     const std::vector<std::string> names = ScoreNames(options.ood_scores);
     const int64_t block_size = BlockSize(model_->network);
@@ -191,18 +214,30 @@ absl::StatusOr<Prediction> TorchServedModel::Predict(const ArrayView& inputs,
     out.likelihood = info_.likelihood;
     out.prior_precision = posterior.prior_precision;
     out.scores = EmptyScores(names);
+    // One pass for both precisions; the predictive's covariance comes first.
+    LinearizeRequest request = NeededFor(names, posterior_->ood_value.precisions());
+    request.covariance_at.insert(request.covariance_at.begin(), posterior.precisions());
+    const bool scores_share_it = request.covariance_at.size() == 1;
     for (int64_t begin = 0; begin < out.batch; begin += block_size) {
       LAPLACED_RETURN_IF_ERROR(context.Check());
-      LAPLACED_ASSIGN_OR_RETURN(const OodInputs block,
-                                LinearizeBlock(*model_, posterior.directions, raw, begin,
+      LAPLACED_ASSIGN_OR_RETURN(Linearized block,
+                                LinearizeBlock(*model_, *posterior_, request, raw, begin,
                                                std::min(block_size, out.batch - begin)));
       Append(out.functional_mean, block.f);
-      if (likelihood.kind == Likelihood::Kind::kCategorical) {
-        AppendClassification(block, posterior, options, out);
-      } else {
-        AppendRegression(block, posterior, likelihood, options, out);
+      switch (likelihood.kind) {
+        case Likelihood::Kind::kCategorical:
+          AppendClassification(block, options, out);
+          break;
+        case Likelihood::Kind::kBernoulli:
+          AppendLabels(block, options, out);
+          break;
+        case Likelihood::Kind::kGaussian:
+          AppendRegression(block, likelihood, options, out);
+          break;
       }
-      AppendScores(out.scores, ComputeOodScores(names, block, likelihood, &posterior_->ood_value));
+      // What is left is at the scores' own precision.
+      if (scores_share_it) block.covariance.clear();
+      AppendScores(out.scores, ComputeOodScores(names, ToOodInputs(block), likelihood));
     }
     return out;
   });
@@ -216,21 +251,22 @@ absl::StatusOr<Scores> TorchServedModel::Score(const ArrayView& inputs, const Sc
     const bool needs_posterior = NeedsPosterior(names);
     const int64_t block_size = needs_posterior ? BlockSize(model_->network) : kForwardBlock;
     Scores out{posterior_id(), EmptyScores(names)};
+    const LinearizeRequest request = NeededFor(names, posterior_->ood_value.precisions());
     for (int64_t begin = 0; begin < raw.size(0); begin += block_size) {
       LAPLACED_RETURN_IF_ERROR(context.Check());
       const int64_t count = std::min(block_size, raw.size(0) - begin);
       OodInputs block;
       if (needs_posterior) {
-        LAPLACED_ASSIGN_OR_RETURN(
-            block, LinearizeBlock(*model_, posterior_->ood_value.directions, raw, begin, count));
+        LAPLACED_ASSIGN_OR_RETURN(const Linearized linearized,
+                                  LinearizeBlock(*model_, *posterior_, request, raw, begin, count));
+        block = ToOodInputs(linearized);
       } else {
         const at::Tensor x = PadToPowerOfTwo(
             ToNetworkInput(raw.narrow(0, begin, count), model_->manifest, model_->network.dtype()));
         block.f = model_->network.Forward(x).narrow(0, 0, count).to(at::kDouble);
         LAPLACED_RETURN_IF_ERROR(CheckFinite(block.f, begin));
       }
-      AppendScores(out.scores, ComputeOodScores(names, block, model_->manifest.likelihood,
-                                                &posterior_->ood_value));
+      AppendScores(out.scores, ComputeOodScores(names, block, posterior_->likelihood));
     }
     return out;
   });
@@ -238,17 +274,24 @@ absl::StatusOr<Scores> TorchServedModel::Score(const ArrayView& inputs, const Sc
 
 absl::Status TorchServedModel::WarmUp() const {
   return CatchTorch("warm-up", [&]() -> absl::Status {
-    const at::Tensor directions = posterior_ != nullptr
-                                      ? posterior_->value.directions
-                                      : at::zeros({model_->network.n_parameters(), 0},
-                                                  at::TensorOptions(model_->network.dtype()));
+    const at::Tensor no_directions =
+        at::zeros({model_->network.n_parameters(), 0}, at::TensorOptions(model_->network.dtype()));
+    LinearizeRequest request;
+    if (posterior_ != nullptr) request.covariance_at = {posterior_->value.precisions()};
     for (int64_t size = 1; size <= kForwardBlock; size *= 2) {
       model_->network.Forward(model_->network.TrialInputs(size));
     }
     for (int64_t size = 1; size <= BlockSize(model_->network); size *= 2) {
       const at::Tensor x = model_->network.TrialInputs(size);
-      LAPLACED_RETURN_IF_ERROR(
-          ComputeJacobianProducts(model_->network, model_->capture, x, directions).status());
+      if (posterior_ != nullptr) {
+        LAPLACED_RETURN_IF_ERROR(posterior_->value.structure
+                                     ->Linearize(posterior_->uncertain.network,
+                                                 posterior_->uncertain.capture, x, request)
+                                     .status());
+      } else {
+        LAPLACED_RETURN_IF_ERROR(
+            ComputeJacobianProducts(model_->network, model_->capture, x, no_directions).status());
+      }
     }
     return absl::OkStatus();
   });

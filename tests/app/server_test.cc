@@ -398,6 +398,12 @@ TEST(ServerTest, ReadOnlyServerChangesNothingInItsRegistry) {
 
       v1::FitPosteriorResponse fit;
       ExpectRefusedAsReadOnly(StartFit(replica, &fit));
+      v1::UpdatePosteriorRequest update;
+      update.set_model("net");
+      update.set_dataset_id("sha256-0");
+      v1::UpdatePosteriorResponse updated;
+      ExpectRefusedAsReadOnly(Call(*replica.posteriors,
+                                   &v1::PosteriorService::Stub::UpdatePosterior, update, &updated));
       v1::ActivatePosteriorRequest activate;
       activate.set_model("net");
       activate.set_posterior_id("p-2");

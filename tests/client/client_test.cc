@@ -67,6 +67,11 @@ TEST(Models, ArriveWithAllTheirFields) {
   EXPECT_EQ(model->n_parameters, 12345);
   EXPECT_THAT(model->class_names, ElementsAre("zero", "one", "two"));
   EXPECT_EQ(model->active_posterior_id, "p-1");
+  EXPECT_EQ(model->bias_weight_decay, 0.002);
+  EXPECT_THAT(model->last_layer_parameters, ElementsAre("head.weight", "head.bias"));
+  server.ChangeModel([](v1::Model& model) { model.set_likelihood(v1::LIKELIHOOD_BERNOULLI); });
+  EXPECT_EQ(ConnectTo(server, FastOptions())->GetModel("digits")->likelihood,
+            Likelihood::kBernoulli);
 }
 
 TEST(Errors, KeepCodeMessageAndField) {
@@ -173,6 +178,14 @@ TEST(Retries, StartingAFitIsNeverRepeated) {
   EXPECT_EQ(server.Calls("FitPosterior"), 2);
 }
 
+TEST(Retries, StartingAnUpdateIsNeverRepeated) {
+  FakeServer server;
+  server.FailNext("UpdatePosterior", Unavailable());
+  EXPECT_EQ(ConnectTo(server, FastOptions())->StartUpdate({"digits"}).status().code(),
+            absl::StatusCode::kUnavailable);
+  EXPECT_EQ(server.Calls("UpdatePosterior"), 1);
+}
+
 TEST(Deadlines, EndACallThatTheServerSitsOn) {
   FakeServer server;
   server.Delay("ListModels", absl::Seconds(30));
@@ -210,6 +223,29 @@ TEST(Predict, SendsTheRequestAndReadsTheAnswer) {
   EXPECT_THAT(sent.inputs().shape(), ElementsAre(2, 1, 2));
   EXPECT_EQ(sent.prior_precision(), 2.5);
   EXPECT_EQ(sent.link_approx(), v1::LINK_APPROX_MC);
+}
+
+TEST(Predict, ReadsUncertaintyPerOutputWhereTheModelHasIt) {
+  FakeServer server;
+  v1::PredictResponse response;
+  const auto set = [](v1::Tensor& tensor, const std::vector<float>& values) {
+    tensor.set_dtype(v1::DATA_TYPE_FLOAT32);
+    tensor.add_shape(1);
+    tensor.add_shape(2);
+    tensor.mutable_float32_values()->Add(values.begin(), values.end());
+  };
+  for (v1::Tensor* tensor :
+       {response.mutable_mean(), response.mutable_map_mean(), response.mutable_functional_mean(),
+        response.mutable_functional_variance()}) {
+    set(*tensor, {0.25f, 0.75f});
+  }
+  set(*response.mutable_epistemic(), {0.1f, 0.2f});
+  set(*response.mutable_aleatoric(), {0.3f, 0.4f});
+  server.SetPrediction(response);
+  const auto answer = ConnectTo(server, FastOptions())->Predict({"digits", 0, Pixels("ab")});
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_THAT(answer->epistemic, ElementsAre(0.1f, 0.2f));
+  EXPECT_THAT(answer->aleatoric, ElementsAre(0.3f, 0.4f));
 }
 
 TEST(Predict, RefusesAnArrayWhoseBytesDoNotMatchItsShape) {

@@ -27,6 +27,7 @@ namespace {
 
 using ::laplaced::Array;
 using ::laplaced::DType;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using Json = nlohmann::json;
@@ -108,6 +109,7 @@ TEST_F(Command, HelpIsAsPublished) {
                                                     {"posterior_ls", "posterior ls"},
                                                     {"posterior_show", "posterior show"},
                                                     {"posterior_activate", "posterior activate"},
+                                                    {"posterior_update", "posterior update"},
                                                     {"operations", "operations"},
                                                     {"operations_ls", "operations ls"},
                                                     {"operations_watch", "operations watch"},
@@ -127,11 +129,27 @@ TEST_F(Command, HelpIsAsPublished) {
 }
 
 TEST_F(Command, MistakesInUsageExitWithTwo) {
-  for (const char* arguments :
-       {"", "frobnicate", "models", "models load", "models load digits/x", "fit digits",
-        "predict digits", "predict digits --input f.npy --limit 0", "score digits --input",
-        "predict digits --input f.npy --rows 9:5", "fit digits --train f.npz --debiasing maybe",
-        "models ls --output yaml", "health --timeout -1", "health --wait 0"}) {
+  for (const char* arguments : {"",
+                                "frobnicate",
+                                "models",
+                                "models load",
+                                "models load digits/x",
+                                "fit digits",
+                                "predict digits",
+                                "predict digits --input f.npy --limit 0",
+                                "score digits --input",
+                                "predict digits --input f.npy --rows 9:5",
+                                "fit digits --train f.npz --debiasing maybe",
+                                "models ls --output yaml",
+                                "health --timeout -1",
+                                "health --wait 0",
+                                "fit digits --train f.npz --structure dense",
+                                "fit digits --train f.npz --temperature 0",
+                                "fit digits --train f.npz --memory-limit 2GB",
+                                "fit digits --train f.npz --curvature exact",
+                                "fit digits --train f.npz --fisher-samples x",
+                                "posterior update digits",
+                                "posterior update digits --data f.npz --data-rows 9:5"}) {
     const Outcome outcome = Run(arguments);
     EXPECT_EQ(outcome.exit_code, 2) << arguments << "\n" << outcome.err;
     EXPECT_THAT(outcome.err, HasSubstr("--help")) << arguments;
@@ -286,6 +304,88 @@ TEST_F(Command, FitReusesAPosteriorOfTheSameDataAndOptions) {
   EXPECT_EQ(server_.Calls("FitPosterior"), 2);
 }
 
+TEST_F(Command, FitSendsEveryOption) {
+  ScriptASuccess();
+  const Outcome fit = Run(absl::StrCat(
+      "fit digits --train ", DataFile(), " --structure kfac --curvature mc-fisher ",
+      "--parameters 'head.*,fc.weight' --kfac-eigenvalues factors --prior-method evidence ",
+      "--temperature 0.5 --noise-method data --relative-error 0.1 --memory-limit 2M ",
+      "--fisher-samples 3 --variance-correction --debiasing full-pass --residual diagonal"));
+  EXPECT_EQ(fit.exit_code, 0) << fit.err;
+  const v1::FitOptions sent = server_.LastFit().options();
+  EXPECT_EQ(sent.structure(), v1::POSTERIOR_STRUCTURE_KFAC);
+  EXPECT_EQ(sent.curvature(), v1::CURVATURE_KIND_MC_FISHER);
+  EXPECT_THAT(sent.parameters(), ElementsAre("head.*", "fc.weight"));
+  EXPECT_EQ(sent.kfac_eigenvalues(), v1::KFAC_EIGENVALUES_FACTORS);
+  EXPECT_EQ(sent.prior_method(), v1::PRIOR_METHOD_EVIDENCE);
+  EXPECT_EQ(sent.temperature(), 0.5);
+  EXPECT_EQ(sent.noise_method(), v1::NOISE_METHOD_DATA);
+  EXPECT_FALSE(sent.has_sigma_noise());
+  EXPECT_EQ(sent.target_relative_standard_error(), 0.1);
+  EXPECT_EQ(sent.memory_limit_bytes(), 2 << 20);
+  EXPECT_EQ(sent.fisher_samples(), 3);
+  EXPECT_TRUE(sent.variance_correction());
+  EXPECT_EQ(sent.debiasing(), v1::DEBIASING_STRATEGY_FULL_PASS);
+  EXPECT_EQ(sent.residual(), v1::RESIDUAL_KIND_DIAGONAL);
+}
+
+TEST_F(Command, FitDoesNotReuseAnUpdatedPosterior) {
+  ScriptASuccess();
+  const std::string arguments = "fit digits --reuse --train " + DataFile();
+  EXPECT_EQ(Run(arguments).exit_code, 0);
+  server_.ChangePosterior([](v1::Posterior& p) { p.set_parent_posterior_id("p-0"); });
+  ScriptASuccess();
+  EXPECT_EQ(Run(arguments).exit_code, 0);
+  EXPECT_EQ(server_.Calls("FitPosterior"), 2);
+}
+
+TEST_F(Command, UpdateSendsDataFollowsAndReports) {
+  ScriptASuccess();
+  const Outcome update = Run(absl::StrCat("posterior update digits/3 --data ", DataFile(),
+                                          " --data-rows 1:3 --posterior p-0 --keep-inactive"));
+  EXPECT_EQ(update.exit_code, 0) << update.err;
+  EXPECT_THAT(update.err, HasSubstr("sending new data"));
+  EXPECT_THAT(update.err, HasSubstr("updating 40 %  directions 4/10"));
+  EXPECT_THAT(update.out, HasSubstr("p-1 (active)"));
+  EXPECT_EQ(server_.Upload().header.n_rows(), 2);
+  const v1::UpdatePosteriorRequest sent = server_.LastUpdate();
+  EXPECT_EQ(sent.model(), "digits");
+  EXPECT_EQ(sent.version(), 3);
+  EXPECT_EQ(sent.posterior_id(), "p-0");
+  EXPECT_EQ(sent.dataset_id(), server_.DatasetIds()[0]);
+  EXPECT_TRUE(sent.keep_inactive());
+  ScriptASuccess();
+  EXPECT_EQ(
+      Json::parse(Run("posterior update digits --output json --data " + DataFile()).out)["id"],
+      "p-1");
+  EXPECT_EQ(server_.LastUpdate().posterior_id(), "");
+  EXPECT_FALSE(server_.LastUpdate().keep_inactive());
+}
+
+TEST_F(Command, ARefusedUpdateNamesWhatRuns) {
+  v1::Operation running;
+  running.set_id("op-9");
+  running.set_state(v1::OPERATION_STATE_RUNNING);
+  running.set_description("fit shirts/1");
+  server_.SetOperations({running});
+  server_.FailNext("UpdatePosterior", ErrorWithRetryDelay(grpc::StatusCode::RESOURCE_EXHAUSTED,
+                                                          "too many fits", absl::Seconds(9)));
+  const Outcome update = Run("posterior update digits --data " + DataFile());
+  EXPECT_EQ(update.exit_code, 1);
+  EXPECT_THAT(update.err, HasSubstr("too many fits; running: op-9 (fit shirts/1"));
+}
+
+TEST_F(Command, UpdateWithoutLabelsSaysWhichOptionNamesThem) {
+  Array x;
+  x.dtype = DType::kUint8;
+  x.shape = {1, 2};
+  x.bytes = "ab";
+  const std::string path = folder_ + "/x.npz";
+  ASSERT_TRUE(::laplaced::WriteNpz(path, {{"x", x}}).ok());
+  EXPECT_THAT(Run("posterior update digits --data " + path).err,
+              HasSubstr("name a file with --labels"));
+}
+
 TEST_F(Command, FitWithoutLabelsSaysWhichOptionNamesThem) {
   Array x;
   x.dtype = DType::kUint8;
@@ -332,6 +432,90 @@ TEST_F(Command, PredictAnswersInJsonToo) {
   EXPECT_EQ(server_.LastPredict().link_approx(), v1::LINK_APPROX_MC);
 }
 
+// One row of three independent labels.
+v1::PredictResponse LabelAnswer() {
+  v1::PredictResponse response;
+  const auto set = [](v1::Tensor& tensor, const std::vector<float>& values) {
+    tensor.set_dtype(v1::DATA_TYPE_FLOAT32);
+    tensor.add_shape(2);
+    tensor.add_shape(3);
+    tensor.mutable_float32_values()->Add(values.begin(), values.end());
+  };
+  set(*response.mutable_mean(), {0.75f, 0.25f, 0.5f, 0.125f, 0.25f, 0.375f});
+  set(*response.mutable_map_mean(), {0.9f, 0.1f, 0.4f, 0.1f, 0.6f, 0.3f});
+  set(*response.mutable_functional_mean(), std::vector<float>(6, 1));
+  set(*response.mutable_functional_variance(), std::vector<float>(6, 1));
+  set(*response.mutable_epistemic(), {0.25f, 0, 0.5f, 0, 0, 0});
+  set(*response.mutable_aleatoric(), {0.25f, 0.25f, 0.25f, 0, 0, 0.5f});
+  return response;
+}
+
+TEST_F(Command, PredictListsTheLabelsOfAMultiLabelModel) {
+  server_.ChangeModel([](v1::Model& model) { model.set_likelihood(v1::LIKELIHOOD_BERNOULLI); });
+  server_.SetPrediction(LabelAnswer());
+  const std::string input = " --limit 2 --input " + DataFile();
+  const Outcome table = Run("predict digits" + input);
+  EXPECT_EQ(table.exit_code, 0) << table.err;
+  EXPECT_EQ(table.out,
+            "ROW  LABELS (AT LEAST 0.5)  PLAIN NETWORK  EPISTEMIC  ALEATORIC\n"
+            "  0  zero 0.750, two 0.500  zero 0.900          0.75       0.75\n"
+            "  1  none                   one 0.600              0        0.5\n"
+            "\n"
+            "note: the labels of the input file are not used: accuracy, NLL and ECE are for "
+            "categorical models, and model digits is bernoulli\n");
+  const Json json = Json::parse(Run("predict digits --output json" + input).out);
+  EXPECT_EQ(json["rows"][0]["predicted"], Json::array({0, 2}));
+  EXPECT_EQ(json["rows"][0]["label_names"], Json::array({"zero", "two"}));
+  EXPECT_EQ(json["rows"][0]["epistemic"].size(), 3u);
+  EXPECT_EQ(json["rows"][1]["predicted"], Json::array());
+  EXPECT_FALSE(json.contains("metrics"));
+  EXPECT_THAT(Run("models show digits").out, HasSubstr("\nlabels               zero, one, two\n"));
+}
+
+TEST_F(Command, PredictRefusesLabelsThatItCannotJudge) {
+  for (const auto& [likelihood, name] : {std::pair(v1::LIKELIHOOD_BERNOULLI, "bernoulli"),
+                                         std::pair(v1::LIKELIHOOD_GAUSSIAN, "gaussian")}) {
+    server_.ChangeModel([&](v1::Model& model) { model.set_likelihood(likelihood); });
+    const Outcome outcome =
+        Run(absl::StrCat("predict digits --input ", DataFile(), " --labels ", DataFile()));
+    EXPECT_EQ(outcome.exit_code, 1);
+    EXPECT_THAT(outcome.err,
+                HasSubstr(absl::StrCat("--labels: accuracy, NLL and ECE are for ",
+                                       "categorical models, and model digits is ", name)));
+  }
+  EXPECT_EQ(server_.Calls("Predict"), 0);
+}
+
+TEST_F(Command, PredictRefusesAnAnswerThatDoesNotFitTheModel) {
+  server_.ChangeModel([](v1::Model& model) { model.set_likelihood(v1::LIKELIHOOD_BERNOULLI); });
+  const Outcome outcome = Run("predict digits --input " + DataFile());
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err,
+              HasSubstr("epistemic: expected 12 values from a bernoulli model, got 4"));
+}
+
+TEST_F(Command, FitSendsLabelsOfAMultiLabelModelAsFloats) {
+  server_.ChangeModel([](v1::Model& model) { model.set_likelihood(v1::LIKELIHOOD_BERNOULLI); });
+  ScriptASuccess();
+  const Outcome classes = Run("fit digits --train " + DataFile());
+  EXPECT_EQ(classes.exit_code, 1);
+  EXPECT_THAT(classes.err, HasSubstr("expected an array of 0s and 1s of shape [N, 3]"));
+  Array x;
+  x.dtype = DType::kUint8;
+  x.shape = {2, 2};
+  x.bytes = "abcd";
+  Array y;
+  y.dtype = DType::kUint8;
+  y.shape = {2, 3};
+  y.bytes = std::string("\1\0\1\0\0\0", 6);
+  const std::string path = folder_ + "/labels.npz";
+  ASSERT_TRUE(::laplaced::WriteNpz(path, {{"x", x}, {"y", y}}).ok());
+  const Outcome fit = Run("fit digits --train " + path);
+  EXPECT_EQ(fit.exit_code, 0) << fit.err;
+  EXPECT_EQ(server_.Upload().header.target_dtype(), v1::DATA_TYPE_FLOAT32);
+  EXPECT_THAT(server_.Upload().header.target_shape(), ElementsAre(3));
+}
+
 TEST_F(Command, ScoreJoinsBatchesAndCountsFlaggedRows) {
   const Outcome outcome = Run("score digits --batch-size 3 --input " + DataFile());
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
@@ -349,6 +533,38 @@ TEST_F(Command, PosteriorsAreListedShownAndActivated) {
   EXPECT_THAT(Run("posterior show digits").out, HasSubstr("BIASED/DEBIASED"));
   EXPECT_EQ(Json::parse(Run("posterior show digits p-0 --output json").out)["id"], "p-0");
   EXPECT_THAT(Run("posterior activate digits p-0").out, HasSubstr("posterior p-0 of digits/3"));
+}
+
+TEST_F(Command, PosteriorsOfEveryStructureAreShown) {
+  EXPECT_THAT(Run("posterior ls digits").out,
+              HasSubstr("POSTERIOR  ACTIVE  STRUCTURE  RANK  DEBIASING"));
+  server_.ChangePosterior([](v1::Posterior& posterior) {
+    posterior.mutable_options()->set_structure(v1::POSTERIOR_STRUCTURE_KFAC);
+    posterior.mutable_options()->set_kfac_eigenvalues(v1::KFAC_EIGENVALUES_EXACT);
+    posterior.mutable_options()->set_sigma_noise(0.25);
+    posterior.set_residual_share(0.125);
+    posterior.set_curvature_count(77);
+    posterior.mutable_cost()->set_peak_memory_bytes(1 << 20);
+    posterior.add_prior_candidates()->set_log_marginal_likelihood(-5);
+    v1::ParameterBlock& block = *posterior.add_blocks();
+    block.set_name("head.weight");
+    block.set_n_parameters(6);
+    block.set_kind("kronecker");
+    block.set_biased_sum(3);
+    block.set_debiased_sum(2);
+  });
+  const std::string text = Run("posterior show digits").out;
+  EXPECT_THAT(text, HasSubstr("kfac, eigenvalues exact"));
+  EXPECT_THAT(text, HasSubstr("head.weight     6  kronecker           3             2"));
+  const Json json = Json::parse(Run("posterior show digits --output json").out);
+  EXPECT_EQ(json["options"]["structure"], "kfac");
+  EXPECT_EQ(json["options"]["kfac_eigenvalues"], "exact");
+  EXPECT_EQ(json["options"]["sigma_noise"], 0.25);
+  EXPECT_EQ(json["blocks"][0]["kind"], "kronecker");
+  EXPECT_EQ(json["residual_share"], 0.125);
+  EXPECT_EQ(json["curvature_count"], 77);
+  EXPECT_EQ(json["cost"]["peak_memory_bytes"], 1 << 20);
+  EXPECT_EQ(json["prior_candidates"][0]["log_marginal_likelihood"], -5);
 }
 
 TEST_F(Command, OperationsAreListedWatchedAndCancelled) {

@@ -195,6 +195,70 @@ TEST(ShapeForModelTest, RefusesPixelsThatTheModelCannotScale) {
   EXPECT_THAT(std::string(ShapeForModel(model, "f", pixels).message()), HasSubstr("uint8"));
 }
 
+client::Model WithLabels(client::Likelihood likelihood, int64_t n_outputs) {
+  client::Model model = TwoPixelModel();
+  model.likelihood = likelihood;
+  model.n_outputs = n_outputs;
+  return model;
+}
+
+template <typename T>
+Array Values(DType dtype, const std::vector<int64_t>& shape, const std::vector<T>& values) {
+  Array array;
+  array.dtype = dtype;
+  array.shape = shape;
+  array.bytes.assign(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+  return array;
+}
+
+TEST(ShapeTargetsForModelTest, LeavesClassesAndGivesRegressionItsDimension) {
+  Array classes = Bytes({2}, "\1\2");
+  EXPECT_TRUE(ShapeTargetsForModel(WithLabels(client::Likelihood::kCategorical, 3), classes).ok());
+  EXPECT_EQ(classes.dtype, DType::kUint8);
+  EXPECT_THAT(classes.shape, ElementsAre(2));
+  Array targets = Values<double>(DType::kFloat64, {2}, {0.5, 1.5});
+  EXPECT_TRUE(ShapeTargetsForModel(WithLabels(client::Likelihood::kGaussian, 1), targets).ok());
+  EXPECT_EQ(targets.dtype, DType::kFloat64);
+  EXPECT_THAT(targets.shape, ElementsAre(2, 1));
+}
+
+TEST(ShapeTargetsForModelTest, SendsLabelsOfAnyTypeAsFloats) {
+  const client::Model model = WithLabels(client::Likelihood::kBernoulli, 3);
+  const Array cases[] = {
+      Bytes({2, 3}, std::string("\1\0\0\1\1\0", 6)),
+      Values<int32_t>(DType::kInt32, {2, 3}, {1, 0, 0, 1, 1, 0}),
+      Values<int64_t>(DType::kInt64, {2, 3}, {1, 0, 0, 1, 1, 0}),
+      Values<float>(DType::kFloat32, {2, 3}, {1, 0, 0, 1, 1, 0}),
+      Values<double>(DType::kFloat64, {2, 3}, {1, 0, 0, 1, 1, 0}),
+  };
+  for (Array labels : cases) {
+    ASSERT_TRUE(ShapeTargetsForModel(model, labels).ok());
+    EXPECT_EQ(labels.dtype, DType::kFloat32);
+    EXPECT_THAT(labels.shape, ElementsAre(2, 3));
+    EXPECT_THAT(std::vector<float>(labels.data<float>(), labels.data<float>() + 6),
+                ElementsAre(1, 0, 0, 1, 1, 0));
+  }
+  Array one = Bytes({2}, std::string("\1\0", 2));
+  ASSERT_TRUE(ShapeTargetsForModel(WithLabels(client::Likelihood::kBernoulli, 1), one).ok());
+  EXPECT_THAT(one.shape, ElementsAre(2, 1));
+}
+
+TEST(ShapeTargetsForModelTest, RefusesWhatIsNeitherThereNorNot) {
+  const client::Model model = WithLabels(client::Likelihood::kBernoulli, 3);
+  Array classes = Bytes({6}, "\1\2\1\2\1\2");
+  EXPECT_THAT(std::string(ShapeTargetsForModel(model, classes).message()),
+              HasSubstr("model digits has 3 labels, each of them there or not: expected an array "
+                        "of 0s and 1s of shape [N, 3], got uint8 of shape [6]"));
+  Array wide = Bytes({1, 4}, "\1\1\1\1");
+  EXPECT_THAT(std::string(ShapeTargetsForModel(model, wide).message()), HasSubstr("[1, 4]"));
+  Array soft = Values<float>(DType::kFloat32, {2, 3}, {1, 0, 0, 1, 0.5, 0});
+  EXPECT_THAT(std::string(ShapeTargetsForModel(model, soft).message()),
+              HasSubstr("row 1, label 1 is 0.5, expected 0 (not there) or 1 (there)"));
+  Array counts = Bytes({1, 3}, std::string("\0\2\0", 3));
+  EXPECT_THAT(std::string(ShapeTargetsForModel(model, counts).message()),
+              HasSubstr("row 0, label 1 is 2"));
+}
+
 TEST(ClassLabelsTest, ReadsIntegersAndRefusesUnknownClasses) {
   EXPECT_THAT(*ClassLabels(Bytes({3}, std::string("\2\0\1", 3)), 3), ElementsAre(2, 0, 1));
   EXPECT_THAT(std::string(ClassLabels(Bytes({2}, "\1\3"), 3).status().message()),

@@ -42,6 +42,8 @@ v1::Model DigitsModel() {
   for (const char* name : {"zero", "one", "two"}) model.add_class_names(name);
   model.set_n_data(60);
   model.set_weight_decay(0.001);
+  model.set_bias_weight_decay(0.002);
+  for (const char* name : {"head.weight", "head.bias"}) model.add_last_layer_parameters(name);
   model.set_checkpoint_sha256("0123456789abcdef");
   model.set_active_posterior_id("p-1");
   model.set_description("made for tests");
@@ -142,6 +144,9 @@ struct FakeServer::State final : v1::ModelService::Service,
   std::map<std::string, v1::Dataset> datasets;
   LastUpload last_upload;
   v1::FitPosteriorRequest last_fit;
+  v1::UpdatePosteriorRequest last_update;
+  v1::Model model = DigitsModel();
+  std::vector<std::function<void(v1::Posterior&)>> posterior_changes;
   v1::PredictRequest last_predict;
   std::unique_ptr<v1::PredictResponse> prediction;
   v1::ModelState model_state = v1::MODEL_STATE_READY;
@@ -165,15 +170,15 @@ struct FakeServer::State final : v1::ModelService::Service,
 
   v1::Model Model() const {
     const std::lock_guard<std::mutex> lock(mutex);
-    v1::Model model = DigitsModel();
+    v1::Model described = model;
     if (model_state != v1::MODEL_STATE_READY) {
-      model.Clear();
-      model.set_name("digits");
-      model.set_version(3);
+      described.Clear();
+      described.set_name("digits");
+      described.set_version(3);
     }
-    model.set_state(model_state);
-    model.set_state_message(model_message);
-    return model;
+    described.set_state(model_state);
+    described.set_state_message(model_message);
+    return described;
   }
 
   // Counts the call, waits, and says how it ends.
@@ -240,6 +245,17 @@ struct FakeServer::State final : v1::ModelService::Service,
     return grpc::Status::OK;
   }
 
+  grpc::Status UpdatePosterior(grpc::ServerContext* context,
+                               const v1::UpdatePosteriorRequest* request,
+                               v1::UpdatePosteriorResponse* response) override {
+    response->mutable_operation()->set_id("op-2");
+    response->mutable_operation()->set_state(v1::OPERATION_STATE_RUNNING);
+    if (grpc::Status status = Enter("UpdatePosterior", context); !status.ok()) return status;
+    const std::lock_guard<std::mutex> lock(mutex);
+    last_update = *request;
+    return grpc::Status::OK;
+  }
+
   grpc::Status ListPosteriors(grpc::ServerContext* context,
                               const v1::ListPosteriorsRequest* request,
                               v1::ListPosteriorsResponse* response) override {
@@ -257,6 +273,7 @@ struct FakeServer::State final : v1::ModelService::Service,
       const std::lock_guard<std::mutex> lock(mutex);
       response->mutable_posterior()->set_train_dataset_id(last_fit.train_dataset_id());
       response->mutable_posterior()->set_validation_dataset_id(last_fit.validation_dataset_id());
+      for (const auto& change : posterior_changes) change(*response->mutable_posterior());
     }
     return Enter("GetPosterior", context);
   }
@@ -496,6 +513,21 @@ v1::FitPosteriorRequest FakeServer::LastFit() const {
 v1::PredictRequest FakeServer::LastPredict() const {
   const std::lock_guard<std::mutex> lock(state_->mutex);
   return state_->last_predict;
+}
+
+v1::UpdatePosteriorRequest FakeServer::LastUpdate() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->last_update;
+}
+
+void FakeServer::ChangeModel(const std::function<void(v1::Model&)>& change) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  change(state_->model);
+}
+
+void FakeServer::ChangePosterior(const std::function<void(v1::Posterior&)>& change) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->posterior_changes.push_back(change);
 }
 
 void FakeServer::SetPrediction(const v1::PredictResponse& response) {

@@ -10,6 +10,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -69,7 +70,11 @@ class FakeServer {
   LastUpload Upload() const;
 
   v1::FitPosteriorRequest LastFit() const;
+  v1::UpdatePosteriorRequest LastUpdate() const;
   v1::PredictRequest LastPredict() const;
+  // Changes the model and the posterior that the server describes from now on.
+  void ChangeModel(const std::function<void(v1::Model&)>& change);
+  void ChangePosterior(const std::function<void(v1::Posterior&)>& change);
   // Replaces the answer to Predict.
   void SetPrediction(const v1::PredictResponse& response);
   void SetServing(bool serving);

@@ -20,6 +20,12 @@ TEST(AccuracyTest, CountsRowsWhoseTopClassIsTheLabel) {
 
 TEST(AccuracyTest, TheFirstClassWinsATie) { EXPECT_EQ(ArgMax({0.5f, 0.5f}, 2, 0), 0); }
 
+TEST(LikelyLabelsTest, AreThoseOfAtLeastOneHalf) {
+  const std::vector<float> probabilities = {0.5f, 0.49f, 0.9f, 0.1f, 0.2f, 0.3f};
+  EXPECT_EQ(LikelyLabels(probabilities, 3, 0), (std::vector<int64_t>{0, 2}));
+  EXPECT_TRUE(LikelyLabels(probabilities, 3, 1).empty());
+}
+
 TEST(NegativeLogLikelihoodTest, IsTheMeanOverRows) {
   const double expected = -(std::log(0.7f) + std::log(0.6f) + std::log(0.2f)) / 3.0;
   EXPECT_NEAR(NegativeLogLikelihood(kThreeRows, 3, {0, 2, 0}), expected, 1e-6);

@@ -88,6 +88,40 @@ TEST_F(Operations, AFitSendsItsOptions) {
   EXPECT_TRUE(sent.keep_inactive());
 }
 
+TEST_F(Operations, AnUpdateSendsItsRequestAndIsFollowedLikeAFit) {
+  server_.SetOperationScript({Running(0.25), Running(0.5), Succeeded()});
+  server_.DropNextWatch(1, Dropped());
+  UpdateRequest request;
+  request.model = "digits";
+  request.version = 3;
+  request.posterior_id = "p-1";
+  request.dataset_id = "sha256-2";
+  request.keep_inactive = true;
+  std::vector<double> fractions;
+  const auto id = client_->Update(request, [&fractions](const Operation& operation) {
+    fractions.push_back(operation.fraction);
+    return true;
+  });
+  ASSERT_TRUE(id.ok()) << id.status();
+  EXPECT_EQ(*id, "p-7");
+  EXPECT_THAT(fractions, ElementsAre(0.25, 0.5, 1));
+  const v1::UpdatePosteriorRequest sent = server_.LastUpdate();
+  EXPECT_EQ(sent.model(), "digits");
+  EXPECT_EQ(sent.version(), 3);
+  EXPECT_EQ(sent.posterior_id(), "p-1");
+  EXPECT_EQ(sent.dataset_id(), "sha256-2");
+  EXPECT_TRUE(sent.keep_inactive());
+  EXPECT_EQ(server_.Calls("FitPosterior"), 0);
+}
+
+TEST_F(Operations, ACallbackThatReturnsFalseCancelsTheUpdate) {
+  server_.SetOperationScript({Running(0.1)});
+  server_.RunUntilCancelled();
+  const auto id = client_->Update({"digits"}, [](const Operation&) { return false; });
+  EXPECT_EQ(id.status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(server_.Calls("CancelOperation"), 1);
+}
+
 TEST_F(Operations, AFitSurvivesDroppedWatches) {
   server_.SetOperationScript({Running(0.1), Running(0.2), Running(0.3), Succeeded()});
   server_.DropNextWatch(1, Dropped());

@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include "client/cli/posterior_report.h"
-
 namespace laplace::cli {
 namespace {
 
@@ -34,6 +32,12 @@ TEST(TableTest, NumbersReadEasily) {
   EXPECT_EQ(Seconds(200), "3 min 20 s");
   EXPECT_EQ(Seconds(7260), "2 h 1 min");
   EXPECT_EQ(Percent(0.0421), "4.2 %");
+  EXPECT_EQ(Bytes(0), "0 B");
+  EXPECT_EQ(Bytes(1023), "1023 B");
+  EXPECT_EQ(Bytes(1536), "1.5 KiB");
+  EXPECT_EQ(Bytes(int64_t{500} << 20), "500 MiB");
+  EXPECT_EQ(Bytes(int64_t{3} << 40), "3.0 TiB");
+  EXPECT_EQ(Bytes(int64_t{5} << 50), "5120 TiB");
   EXPECT_EQ(ShortHash("sha256-0123456789abcdef"), "sha256-0123456789ab");
 }
 
@@ -50,18 +54,6 @@ TEST(TableTest, LongTextIsShortenedToOneLine) {
   EXPECT_EQ(Shortened("a bit too long", 9), "a bit...");
   EXPECT_EQ(Shortened("\u00e4\u00f6\u00fc\u00e4\u00f6", 4), "\u00e4...");
   EXPECT_EQ(Shortened("", 4), "");
-}
-
-TEST(SpectrumTableTest, ShowsWhatDebiasingChanged) {
-  client::Posterior posterior;
-  posterior.biased_eigenvalues = {4, 2, 1};
-  posterior.eigenvalues = {2, 1.6, 1};
-  posterior.standard_errors = {0.1, 0.2, 0.3};
-  EXPECT_EQ(SpectrumTable(posterior, 2),
-            "DIRECTION  BIASED  DEBIASED   +-  BIASED/DEBIASED\n"
-            "        1       4         2  0.1                2\n"
-            "        2       2       1.6  0.2             1.25\n"
-            "... and 1 more\n");
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Oracle 8 (operator laws), 5 (softmax regression) and batch-split invariance of the curvature
-// operator, in fp64.
+// The Gauss-Newton operator in fp64: forward mode, oracle 5 (softmax regression). What holds for
+// every kind of curvature: curvature_operator_test.cc.
 #include "server/curvature/ggn_operator.h"
 
 #include <gtest/gtest.h>
@@ -7,60 +7,20 @@
 #include "server/linalg/lanczos.h"
 #include "tests/reference/dense.h"
 #include "tests/reference/networks.h"
+#include "tests/reference/risks.h"
 
 namespace laplaced {
 namespace {
 
+using reference::AllRows;
 using reference::RandomNormal;
+using reference::RiskCase;
+using reference::RiskCases;
 
 double Max(const at::Tensor& t) { return t.abs().max().item<double>(); }
 
-struct Case {
-  std::string name;
-  EmpiricalRisk risk;
-};
-
-std::vector<Case> Cases() {
-  const Likelihood categorical;
-  const Likelihood gaussian{Likelihood::Kind::kGaussian, 0.7};
-  const at::Tensor labels = at::arange(12, at::kLong).remainder(3);
-  std::vector<Case> cases;
-  cases.push_back({"mlp", reference::MakeRisk(reference::TanhMlp(4, 5, 3), categorical,
-                                              RandomNormal({12, 4}, 1), labels)});
-  cases.push_back(
-      {"mlp gaussian", reference::MakeRisk(reference::TanhMlp(4, 5, 2), gaussian,
-                                           RandomNormal({12, 4}, 1), RandomNormal({12, 2}, 2))});
-  cases.push_back(
-      {"conv, in-place relu", reference::MakeRisk(reference::ConvNet(3), categorical,
-                                                  RandomNormal({12, 2, 6, 6}, 3), labels)});
-  return cases;
-}
-
-at::Tensor All(const EmpiricalRisk& risk) { return at::arange(risk.size(), at::kLong); }
-
-TEST(GgnOperatorTest, EqualsTheDenseMatrix) {
-  for (const Case& c : Cases()) {
-    const at::Tensor dense = reference::Ggn(c.risk.network, c.risk.likelihood, c.risk.data.inputs);
-    const auto product =
-        GgnOperator(c.risk, All(c.risk)).Apply(at::eye(dense.size(0), at::kDouble));
-    ASSERT_TRUE(product.ok()) << c.name << product.status();
-    EXPECT_LT(Max(*product - dense), 1e-12 * std::max(1.0, Max(dense))) << c.name;
-  }
-}
-
-TEST(GgnOperatorTest, IsSymmetricPositiveAndLinear) {
-  for (const Case& c : Cases()) {
-    const GgnOperator op(c.risk, All(c.risk));
-    const at::Tensor u = RandomNormal({op.Rows(), 1}, 10), v = RandomNormal({op.Rows(), 1}, 11);
-    const at::Tensor gu = *op.Apply(u), gv = *op.Apply(v);
-    EXPECT_NEAR((u * gv).sum().item<double>(), (gu * v).sum().item<double>(), 1e-10) << c.name;
-    EXPECT_GE((v * gv).sum().item<double>(), 0) << c.name;
-    EXPECT_LT(Max(*op.Apply(2 * u - 3 * v) - (2 * gu - 3 * gv)), 1e-11) << c.name;
-  }
-}
-
 TEST(GgnOperatorTest, ForwardModeAgreesWithReverseModeAndFiniteDifferences) {
-  for (const Case& c : Cases()) {
+  for (const RiskCase& c : RiskCases()) {
     const Network& network = c.risk.network;
     const at::Tensor x = c.risk.data.inputs;
     const at::Tensor v = RandomNormal({network.n_parameters()}, 4);
@@ -87,24 +47,13 @@ TEST(GgnOperatorTest, ForwardModeAgreesWithReverseModeAndFiniteDifferences) {
 }
 
 TEST(GgnOperatorTest, ProductsLeaveTheParametersInPlace) {
-  const Case c = Cases()[0];
+  const RiskCase c = RiskCases()[0];
   const at::Tensor before = c.risk.network.FlatParameters().clone();
   const at::Tensor f = c.risk.network.Forward(c.risk.data.inputs);
-  ASSERT_TRUE(GgnOperator(c.risk, All(c.risk)).Apply(RandomNormal({before.size(0), 2}, 1)).ok());
+  ASSERT_TRUE(
+      GgnOperator(c.risk, AllRows(c.risk)).Apply(RandomNormal({before.size(0), 2}, 1)).ok());
   EXPECT_TRUE(at::equal(before, c.risk.network.FlatParameters()));
   EXPECT_TRUE(at::equal(f, c.risk.network.Forward(c.risk.data.inputs)));
-}
-
-TEST(GgnOperatorTest, SplittingTheBatchChangesNothing) {
-  for (Case& c : Cases()) {
-    const at::Tensor v = RandomNormal({c.risk.network.n_parameters(), 1}, 6);
-    const at::Tensor whole = *GgnOperator(c.risk, All(c.risk)).Apply(v);
-    for (int64_t chunk : {1, 5, 12}) {
-      c.risk.chunk_size = chunk;
-      EXPECT_LT(Max(*GgnOperator(c.risk, All(c.risk).flip(0)).Apply(v) - whole), 1e-12)
-          << c.name << chunk;
-    }
-  }
 }
 
 TEST(GgnOperatorTest, SoftmaxRegressionIsItsHessianAndBreaksDownAtItsRank) {
@@ -117,7 +66,7 @@ TEST(GgnOperatorTest, SoftmaxRegressionIsItsHessianAndBreaksDownAtItsRank) {
   for (int64_t n = 0; n < 4; ++n) {
     hessian += at::kron(at::diag(p[n]) - at::outer(p[n], p[n]), at::outer(x[n], x[n])) / 4;
   }
-  const GgnOperator op(risk, All(risk));
+  const GgnOperator op(risk, AllRows(risk));
   EXPECT_LT(Max(*op.Apply(at::eye(18, at::kDouble)) - hessian), 1e-13);
   // Adding one vector to every class's row changes no probability.
   const at::Tensor shift = RandomNormal({1, 6}, 2).expand({3, 6}).reshape({18, 1});

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 #include <torch/script.h>
 
+#include <numeric>
+
 #include "tests/reference/dense.h"
 #include "tests/reference/networks.h"
 
@@ -149,15 +151,40 @@ void ExpectAgreement(const Case& c, at::ScalarType dtype, double tolerance) {
   const at::Tensor j = reference::Jacobians(network, x);
   const at::Tensor t = at::matmul(j, u.to(at::kDouble)), g = at::bmm(j, j.transpose(1, 2));
   // Tiles of one example and of many, the batch split and whole, examples repeated and not.
-  const JacobianOptions variants[] = {{1, 1 << 30, 0},      {600, 1 << 30, 0},
-                                      {1 << 25, 1, 0},      {1 << 25, 1 << 30, 0},
-                                      {600, 1 << 30, 1000}, {1 << 25, 1, 1000}};
-  for (const JacobianOptions& options : variants) {
+  constexpr int64_t kTiles[][3] = {{1, 1 << 30, 0},       {600, 1 << 30, 0},    {1 << 25, 1, 0},
+                                   {1 << 25, 1 << 30, 0}, {600, 1 << 30, 1000}, {1 << 25, 1, 1000}};
+  const at::Tensor factor = RandomNormal({5, c.outputs, 2}, 44, dtype);
+  const at::Tensor lj = at::bmm(factor.transpose(1, 2).to(at::kDouble), j);
+  for (const auto& [tile_bytes, gradient_bytes, repeat_limit] : kTiles) {
+    JacobianOptions options;
+    options.tile_bytes = tile_bytes;
+    options.gradient_bytes = gradient_bytes;
+    options.repeat_limit = repeat_limit;
     const auto products = ComputeJacobianProducts(network, plan, x, u, options);
     ASSERT_TRUE(products.ok()) << c.name << ": " << products.status();
     EXPECT_LE(Max(products->f - network.Forward(x)), tolerance) << c.name;
     EXPECT_LE(Max(products->t - t), tolerance * Max(t)) << c.name << " tile " << options.tile_bytes;
     EXPECT_LE(Max(products->g - g), tolerance * Max(g)) << c.name << " tile " << options.tile_bytes;
+
+    // L'J in place of J, and a group of its own for each parameter.
+    options.columns = 2;
+    options.output_factor = [&](const at::Tensor& f, int64_t begin) {
+      return factor.narrow(0, begin, f.size(0));
+    };
+    std::vector<int64_t> group_of(network.parameters().size());
+    std::iota(group_of.begin(), group_of.end(), int64_t{0});
+    const auto grouped = ComputeGroupedProducts(network, plan, x, u, group_of,
+                                                static_cast<int64_t>(group_of.size()), options);
+    ASSERT_TRUE(grouped.ok()) << c.name << ": " << grouped.status();
+    const double scale = Max(lj) * Max(lj) * static_cast<double>(lj.size(2));
+    for (size_t i = 0; i < group_of.size(); ++i) {
+      const Parameter& p = network.parameters()[i];
+      const at::Tensor part = lj.narrow(2, p.offset, p.value.numel());
+      const at::Tensor rows = u.narrow(0, p.offset, p.value.numel()).to(at::kDouble);
+      EXPECT_LE(Max(grouped->t[i] - at::matmul(part, rows)), tolerance * 10 * scale) << c.name;
+      EXPECT_LE(Max(grouped->g[i] - at::bmm(part, part.transpose(1, 2))), tolerance * scale)
+          << c.name;
+    }
   }
 }
 

@@ -70,11 +70,15 @@ TEST_F(EndToEndTest, PredictionsAreThoseOfTheDensePosterior) {
   EXPECT_LT(Max(at::mm(u.t(), u) - at::eye(u.size(1), at::kDouble)), 1e-5);
 
   // The covariance from its definition, from what GetPosterior says.
-  const double n = 300, delta = posterior->prior_precision, rho = posterior->residual;
-  const at::Tensor projector = at::mm(u, u.t()), identity = at::eye(u.size(0), at::kDouble);
+  const double n = 300, delta = posterior->prior_precision;
+  std::vector<at::Tensor> residual;
+  for (const auto& block : posterior->blocks) {
+    residual.push_back(at::full({block.n_parameters}, block.residual, at::kDouble));
+  }
+  EXPECT_GT(Max(at::cat(residual)), 0);
   const auto covariance = [&](double prior) {
     return at::inverse(at::mm(u * (n * at::tensor(posterior->eigenvalues, at::kDouble)), u.t()) +
-                       prior * identity + n * rho * (identity - projector));
+                       at::diag(prior + n * at::cat(residual)));
   };
   const auto prediction = client->Predict(Request());
   ASSERT_THAT(prediction, IsOk());

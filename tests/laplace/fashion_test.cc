@@ -74,15 +74,40 @@ TEST_F(FashionTest, CurvatureOnAnIndependentBatchIsUnbiasedAndOnTheSameBatchIsNo
   const auto truth = MeasureCurvature(risk, plan, batches[2], u);
   ASSERT_TRUE(debiased.ok() && truth.ok());
   const at::Tensor error =
-      (debiased->standard_errors.square() + truth->standard_errors.square()).sqrt();
-  const at::Tensor z = (debiased->values - truth->values) / error;
+      (debiased->along.StandardError().square() + truth->along.StandardError().square()).sqrt();
+  const at::Tensor z = (debiased->along.mean - truth->along.mean) / error;
   EXPECT_LT(z.abs().max().item<double>(), 4) << z;
-  EXPECT_LT(std::abs(debiased->trace - truth->trace),
-            4 * std::hypot(debiased->trace_standard_error, truth->trace_standard_error));
+  const at::Tensor trace_error =
+      (debiased->total.StandardError().square() + truth->total.StandardError().square()).sqrt();
+  EXPECT_LT(((debiased->total.mean - truth->total.mean).abs() / trace_error).item<double>(), 4);
   // The same directions on the batch that chose them: too large by factors, far outside the error.
-  const at::Tensor ratio = pairs->values / truth->values;
+  const at::Tensor ratio = pairs->values / truth->along.mean;
   EXPECT_GT(ratio.mean().item<double>(), 1.5) << ratio;
-  EXPECT_GT(((pairs->values - truth->values) / truth->standard_errors).max().item<double>(), 5);
+  EXPECT_GT(
+      ((pairs->values - truth->along.mean) / truth->along.StandardError()).max().item<double>(), 5);
+}
+
+TEST_F(FashionTest, RitzValuesAreTooLargeOnTopTooSmallInTheTailAndBetterWithABiggerBatch) {
+  EmpiricalRisk risk = LoadRisk("train");
+  risk.data = risk.data.Slice(0, 50000);
+  const CapturePlan plan = FindCapturedParameters(risk.network);
+  const auto ratios = [&](int64_t batch_size, int64_t rank) {
+    const auto batches = DisjointBatches(risk.size(), {batch_size, 3000}, 3);
+    LanczosOptions options;
+    options.rank = rank;
+    const auto pairs = Lanczos(GgnOperator(risk, batches[0]), options);
+    EXPECT_TRUE(pairs.ok()) << pairs.status();
+    const auto truth =
+        MeasureCurvature(risk, plan, batches[1], pairs->vectors.to(at::kFloat).contiguous());
+    return (pairs->values / truth->along.mean).contiguous();
+  };
+  const at::Tensor small = ratios(32, 40);
+  const double top = small.narrow(0, 0, 5).mean().item<double>();
+  EXPECT_GT(top, 2) << small;
+  EXPECT_LT(small.narrow(0, 35, 5).mean().item<double>(), 0.8) << small;
+  const double top_of_large = ratios(512, 5).mean().item<double>();
+  EXPECT_LT(top_of_large, 1 + 0.6 * (top - 1));
+  EXPECT_GT(top_of_large, 1);
 }
 
 double Auroc(const at::Tensor& in, const at::Tensor& out) {
@@ -99,29 +124,34 @@ TEST_F(FashionTest, ThePosteriorTellsDigitsFromClothesBetterThanTheNetworkAlone)
   risk.data = risk.data.Slice(0, 50000);
   const CapturePlan plan = FindCapturedParameters(risk.network);
   FitOptions options;
-  options.rank = 20;
-  options.direction_batch_size = 256;
-  options.curvature_batch_size = 1500;
-  options.lanczos_tolerance = 0.02;
+  options.low_rank.rank = 20;
+  options.low_rank.direction_batch_size = 256;
+  options.low_rank.curvature_batch_size = 1500;
+  options.low_rank.lanczos_tolerance = 0.02;
   ASSERT_TRUE(CheckFit(risk, {}, options).ok());
   const auto fit = RunFit(risk, plan, {}, options, nullptr);
   ASSERT_TRUE(fit.ok()) << fit.status();
   EXPECT_DOUBLE_EQ(fit->posterior.prior_precision, 25);
 
-  const auto linearise = [&](const Dataset& data) {
-    return *Linearize(risk, plan, data.Slice(0, 1000), fit->posterior.directions);
+  // Plain energy and the entropy of the probit predictive.
+  const auto scores = [&](const Dataset& data) {
+    std::vector<at::Tensor> energy, entropy;
+    LinearizeRequest request;
+    request.variance_at = {fit->posterior.precisions()};
+    for (int64_t begin = 0; begin < 1000; begin += 50) {
+      const at::Tensor x = risk.NetworkInput(data.inputs.narrow(0, begin, 50));
+      const Linearized batch = *fit->posterior.structure->Linearize(risk.network, plan, x, request);
+      energy.push_back(-at::logsumexp(batch.f, 1));
+      entropy.push_back(Entropy(ProbitProbabilities(batch.f, batch.variance[0])));
+    }
+    return std::pair{at::cat(energy), at::cat(entropy)};
   };
   Dataset digits = *ReadDataset(std::string(kMnist) + "t10k-images-idx3-ubyte.gz",
                                 std::string(kMnist) + "t10k-labels-idx1-ubyte.gz");
   digits.inputs = digits.inputs.unsqueeze(1);
-  const LinearizedData clothes = linearise(LoadRisk("t10k").data), odd = linearise(digits);
-  const auto laplace_entropy = [&](const LinearizedData& data) {
-    return Entropy(ProbitProbabilities(
-        data.f, fit->posterior.FunctionalVariance(data.t.to(at::kDouble), data.g)));
-  };
-  const auto energy = [](const LinearizedData& data) { return -at::logsumexp(data.f, 1); };
-  const double with_posterior = Auroc(laplace_entropy(clothes), laplace_entropy(odd));
-  const double plain = Auroc(energy(clothes), energy(odd));
+  const auto clothes = scores(LoadRisk("t10k").data), odd = scores(digits);
+  const double plain = Auroc(clothes.first, odd.first);
+  const double with_posterior = Auroc(clothes.second, odd.second);
   // A quick fit; the served defaults (K = 50, larger batches) do better still.
   EXPECT_GE(with_posterior, 0.92);
   EXPECT_GT(with_posterior, plain + 0.02) << plain;

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "server/laplace/prior_precision.h"
+#include "server/model/likelihood.h"
 #include "tests/reference/networks.h"
 
 namespace laplaced {
@@ -78,43 +78,92 @@ TEST(EntropyTest, CountsZeroProbabilityAsNothing) {
   EXPECT_NEAR(Entropy(at::full({4}, 0.25, at::kDouble)).item<double>(), std::log(4.0), 1e-15);
 }
 
-class PriorSearchTest : public ::testing::Test {
- protected:
-  static LinearizedData Data(const at::Tensor& targets) {
-    const at::Tensor j = RandomNormal({40, 3, 6}, 2);
-    return {5 * RandomNormal({40, 3}, 1), at::matmul(j, Directions()).to(at::kFloat),
-            at::bmm(j, j.transpose(1, 2)), targets};
-  }
-  static at::Tensor Directions() { return at::eye(6, at::kDouble).narrow(1, 0, 2).contiguous(); }
-  const LowRankPosterior posterior_{Directions(), at::tensor({0.2, 0.1}, at::kDouble), 0.01, 10, 1};
-};
-
-TEST_F(PriorSearchTest, NllOfACandidateIsTheMeanLogLossOfTheProbitPredictive) {
-  const LinearizedData data = Data(at::arange(40, at::kLong).remainder(3));
-  const at::Tensor v = posterior_.FunctionalVariance(data.t.to(at::kDouble), data.g);
-  const at::Tensor p = ProbitProbabilities(data.f, v);
-  const double expected = -p.gather(1, data.targets.unsqueeze(1)).log().mean().item<double>();
-  EXPECT_NEAR(PredictiveNll(posterior_, Likelihood{}, data), expected, 1e-12);
+// E g(m + sd z) for z ~ N(0, 1) by the trapezoidal rule on a grid that resolves both the Gaussian
+// and the sigmoid.
+template <typename Function>
+double FineGrid(double m, double sd, Function g) {
+  const double step = std::min(2e-3, 0.05 / std::max(sd, 1e-3));
+  double sum = 0;
+  for (double z = -9; z <= 9; z += step) sum += std::exp(-z * z / 2) * g(m + sd * z);
+  return sum * step / std::sqrt(2 * M_PI);
 }
 
-TEST_F(PriorSearchTest, RandomLabelsAskForUncertaintyAndTheBestCandidateWins) {
-  const LinearizedData data =
-      Data(at::arange(40, at::kLong).remainder(3));  // has nothing to do with f
-  const PriorSearch search = TunePriorPrecision(posterior_, Likelihood{}, data, 1.0);
-  for (const PriorCandidate& c : search.candidates) {
-    EXPECT_GE(c.validation_nll, PredictiveNll(posterior_.WithPriorPrecision(search.prior_precision),
-                                              Likelihood{}, data));
-  }
-  EXPECT_LT(search.prior_precision, 1);
-  EXPECT_EQ(search.candidates.size(), 57u);
+double Sigmoid(double f) { return 1 / (1 + std::exp(-f)); }
+
+double BinaryEntropyOf(double p) {
+  return p <= 0 || p >= 1 ? 0 : -p * std::log(p) - (1 - p) * std::log1p(-p);
 }
 
-TEST_F(PriorSearchTest, ConfidentAndRightPredictionsRunToTheEdgeAndSaySo) {
-  LinearizedData data = Data(at::zeros({40}, at::kLong));
-  data.targets = data.f.argmax(1);
-  const PriorSearch search = TunePriorPrecision(posterior_, Likelihood{}, data, 1.0);
-  EXPECT_EQ(search.prior_precision, search.candidates.back().prior_precision);
-  EXPECT_NE(search.warning.find("edge of the grid"), std::string::npos);
+TEST(BernoulliPredictiveTest, AgreesWithAFineGridWhateverTheVariance) {
+  for (double sd : {0.0, 0.01, 0.3, 0.999, 1.001, 2.0, 10.0, 40.0}) {
+    for (double mean : {-30.0, -2.5, 0.0, 0.4, 7.0}) {
+      const at::Tensor m = at::full({1, 1}, mean, at::kDouble);
+      const BernoulliPredictive p = IntegrateBernoulli(m, at::full_like(m, sd * sd));
+      const double expected = FineGrid(mean, sd, Sigmoid);
+      const double aleatoric =
+          FineGrid(mean, sd, [](double f) { return BinaryEntropyOf(Sigmoid(f)); });
+      EXPECT_NEAR(p.mean.item<double>(), expected, 1e-10) << mean << " " << sd;
+      EXPECT_NEAR(p.aleatoric.item<double>(), aleatoric, 1e-10) << mean << " " << sd;
+      EXPECT_NEAR(p.epistemic.item<double>(), BinaryEntropyOf(expected) - aleatoric, 1e-9)
+          << mean << " " << sd;
+    }
+  }
+}
+
+TEST(BernoulliPredictiveTest, WithoutVarianceItIsThePlainNetwork) {
+  const at::Tensor m = 3 * RandomNormal({5, 3}, 1);
+  const at::Tensor p = at::sigmoid(m);
+  for (double v : {0.0, 1e-14, -1e-18}) {  // rounding may leave a variance below zero
+    const BernoulliPredictive predictive = IntegrateBernoulli(m, at::full_like(m, v));
+    EXPECT_LT(Max(predictive.mean - p), 1e-13);
+    EXPECT_LT(Max(predictive.aleatoric - BinaryEntropy(p)), 1e-13);
+    EXPECT_LT(Max(predictive.epistemic), 1e-13);
+  }
+  EXPECT_LT(Max(BernoulliProbit(m, at::zeros_like(m)) - p), 1e-15);
+}
+
+TEST(BernoulliPredictiveTest, PartsAddUpAndAreSymmetric) {
+  const at::Tensor m = 4 * RandomNormal({50, 3}, 1), v = 30 * RandomNormal({50, 3}, 2).square();
+  const BernoulliPredictive p = IntegrateBernoulli(m, v), mirrored = IntegrateBernoulli(-m, v);
+  EXPECT_EQ(p.mean.sizes(), m.sizes());
+  EXPECT_GT(p.epistemic.min().item<double>(), 0);
+  EXPECT_LT(Max(p.aleatoric + p.epistemic - BinaryEntropy(p.mean)), 1e-14);
+  EXPECT_LT(Max(p.mean + mirrored.mean - 1), 1e-10);
+  EXPECT_LT(Max(p.epistemic - mirrored.epistemic), 1e-9);
+}
+
+TEST(BernoulliPredictiveTest, AnElementDoesNotDependOnItsNeighbours) {
+  const at::Tensor m = 4 * RandomNormal({5, 3}, 1), v = 4 * RandomNormal({5, 3}, 2).square();
+  const BernoulliPredictive together = IntegrateBernoulli(m, v);
+  for (int64_t n = 0; n < 5; ++n) {
+    const BernoulliPredictive alone = IntegrateBernoulli(m.narrow(0, n, 1), v.narrow(0, n, 1));
+    EXPECT_LT(Max(alone.mean[0] - together.mean[n]), 1e-15);
+    EXPECT_LT(Max(alone.epistemic[0] - together.epistemic[n]), 1e-14);
+  }
+}
+
+// Oracle 10: one label is two classes with logits (0, f).
+TEST(BernoulliPredictiveTest, IsTheSoftmaxOfTwoClasses) {
+  const at::Tensor f = 2 * RandomNormal({40, 1}, 1), variance = RandomNormal({40, 1}, 2).square();
+  const auto two = [](const at::Tensor& t) { return at::cat({at::zeros_like(t), t}, 1); };
+  EXPECT_LT(Max(BernoulliProbit(f, variance) -
+                ProbitProbabilities(two(f), two(variance)).narrow(1, 1, 1)),
+            1e-15);
+  const BernoulliPredictive one = IntegrateBernoulli(f, variance);
+  const SampledPredictive sampled = SamplePredictive(two(f), at::diag_embed(two(variance)));
+  // sigmoid lies in (0, 1), H_b in (0, log 2): their standard deviations are at most half of that.
+  const double root = std::sqrt(static_cast<double>(kMcSamples));
+  EXPECT_LT(Max(one.mean - sampled.mean.narrow(1, 1, 1)), 4 * 0.5 / root);
+  EXPECT_LT(Max(one.aleatoric.squeeze(1) - sampled.aleatoric), 4 * 0.5 * std::log(2) / root);
+
+  const Likelihood bernoulli{Likelihood::Kind::kBernoulli}, categorical;
+  const at::Tensor labels = at::arange(40, at::kLong).remainder(2);
+  EXPECT_LT(Max(bernoulli.Loss(f, labels.to(at::kDouble).unsqueeze(1)) -
+                categorical.Loss(two(f), labels)),
+            1e-14);
+  EXPECT_LT(Max(bernoulli.Hessian(f).select(1, 0) -
+                categorical.Hessian(two(f)).select(1, 1).narrow(1, 1, 1)),
+            1e-15);
 }
 
 }  // namespace

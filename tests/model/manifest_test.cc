@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
 #include "server/model/field_error.h"
 #include "server/model/input_transform.h"
 
@@ -41,12 +45,75 @@ TEST(ManifestTest, ReadsEveryKey) {
   EXPECT_EQ(manifest->likelihood.kind, Likelihood::Kind::kCategorical);
 }
 
+TEST(ManifestTest, BiasesMayHaveAWeightDecayOfTheirOwn) {
+  EXPECT_EQ(ParseManifest("model.json", kGood)->bias_weight_decay, 0.001);
+  const std::string stated = Replaced("0.001", "0.001, \"bias_weight_decay\": 1e-6");
+  const auto manifest = ParseManifest("model.json", stated);
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ(manifest->weight_decay, 0.001);
+  EXPECT_EQ(manifest->bias_weight_decay, 1e-6);
+  ExpectRefused(Replaced("0.001", "0.001, \"bias_weight_decay\": 0"), "flat, which is improper");
+  ExpectRefused(Replaced("0.001", "0.001, \"bias_weight_decay\": -1"),
+                "bias_weight_decay: expected");
+  ExpectRefused(Replaced("0.001", "0, \"bias_weight_decay\": 1e-6"),
+                "bias_weight_decay: needs weight_decay > 0");
+  ExpectRefused(Replaced("\"weight_decay\"", "\"bias_weight_decay\""),
+                "bias_weight_decay: needs weight_decay > 0");
+}
+
+TEST(ManifestTest, LikelihoodsHaveNames) {
+  const auto kind = [](const std::string& json) {
+    return ParseManifest("model.json", json)->likelihood.kind;
+  };
+  EXPECT_EQ(kind(Replaced("\"categorical\"", "\"bernoulli\"")), Likelihood::Kind::kBernoulli);
+  EXPECT_EQ(kind(Replaced("\"categorical\"", "\"gaussian\", \"sigma_noise\": 2")),
+            Likelihood::Kind::kGaussian);
+  EXPECT_EQ(ParseManifest("model.json", Replaced("\"categorical\"", "\"gaussian\""))
+                ->likelihood.sigma_noise,
+            0);
+  ExpectRefused(Replaced("\"n_outputs\": 2", "\"n_outputs\": 1"), "\"bernoulli\"");
+}
+
+TEST(ManifestTest, FingerprintsTellManifestsApartThatGiveOtherNumbers) {
+  const auto fingerprint = [](const std::string& json) {
+    return ManifestFingerprint(ParseManifest("model.json", json).value());
+  };
+  const std::string original = fingerprint(kGood);
+  EXPECT_EQ(fingerprint(Replaced("[\"a\", \"b\"]", "[\"c\", \"d\"]")), original);
+  EXPECT_EQ(fingerprint(Replaced("0.001", "0.001, \"bias_weight_decay\": 0.001")), original);
+  for (const std::string& other :
+       {Replaced("0.001", "0.002"), Replaced("0.001", "0.001, \"bias_weight_decay\": 0.002"),
+        Replaced("\"categorical\"", "\"bernoulli\""),
+        Replaced("\"categorical\"", "\"gaussian\", \"sigma_noise\": 1")}) {
+    EXPECT_NE(fingerprint(other), original) << other;
+  }
+}
+
+// A posterior that an older version wrote stays valid: tests/data/registry_v1.
+TEST(ManifestTest, FingerprintsOfOlderVersionsStayTheSame) {
+  const std::filesystem::path model = LAPLACED_SOURCE_DIR "/tests/data/registry_v1/models/mlp/1";
+  const auto read = [](const std::filesystem::path& path) {
+    std::ifstream in(path);
+    return std::string(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
+  };
+  const auto manifest = ParseManifest("model.json", read(model / "model.json"));
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  int posteriors = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(model / "posteriors")) {
+    const std::string record = read(entry.path() / "posterior.json");
+    EXPECT_THAT(record, HasSubstr("\"manifest_fingerprint\": \"" + ManifestFingerprint(*manifest)));
+    ++posteriors;
+  }
+  EXPECT_GT(posteriors, 0);
+}
+
 TEST(ManifestTest, SaysWhatIsWrong) {
   ExpectRefused("{", "expected a JSON object");
   ExpectRefused("[1]", "expected a JSON object");
   ExpectRefused(Replaced("\"weight_decay\"", "\"weight_decaj\""), "weight_decaj: unknown key");
   ExpectRefused(Replaced("\"categorical\"", "\"poisson\""), "likelihood: expected");
-  ExpectRefused(Replaced("\"categorical\"", "\"gaussian\""), "sigma_noise: is required");
+  ExpectRefused(Replaced("\"categorical\"", "\"gaussian\", \"sigma_noise\": 0"),
+                "sigma_noise: expected a number > 0");
   ExpectRefused(Replaced("\"n_outputs\": 2", "\"n_outputs\": -2"),
                 "n_outputs: expected a positive whole number");
   ExpectRefused(Replaced("\"n_outputs\": 2", "\"n_outputs\": 3"),

@@ -124,5 +124,73 @@ TEST(NetworkTest, ClonesShareNothing) {
   EXPECT_FALSE(at::equal(clone->FlatParameters(), before));
 }
 
+std::vector<std::string> Names(const Network& network) {
+  std::vector<std::string> names;
+  for (const Parameter& p : network.parameters()) names.push_back(p.name);
+  return names;
+}
+
+TEST(NetworkTest, RestrictedNetworksMoveOnlySomeParameters) {
+  const Network network = reference::TanhMlp(3, 4, 2);
+  const at::Tensor x = reference::RandomNormal({5, 3}, 1), s = reference::RandomNormal({5, 2}, 2);
+  const Network view = network.Restrict({"b2", "w1"});
+  const Network copy = view.Clone().value();
+  for (const Network& some : {view, copy}) {
+    EXPECT_THAT(Names(some), ::testing::ElementsAre("w1", "b2"));
+    EXPECT_THAT(some.constant_parameters(), ::testing::ElementsAre("b1", "w2"));
+    EXPECT_EQ(some.n_parameters(), 14);
+    EXPECT_EQ(some.parameters()[1].offset, 12);
+    EXPECT_TRUE(at::equal(some.Forward(x), network.Forward(x)));
+    EXPECT_TRUE(
+        at::equal(some.FlatParameters(), at::cat({network.FlatParameters().narrow(0, 0, 12),
+                                                  network.FlatParameters().narrow(0, 24, 2)})));
+    // The same derivatives as along a direction that is zero elsewhere.
+    const at::Tensor v = reference::RandomNormal({14}, 3);
+    at::Tensor padded = at::zeros({26}, at::kDouble);
+    padded.narrow(0, 0, 12).copy_(v.narrow(0, 0, 12));
+    padded.narrow(0, 24, 2).copy_(v.narrow(0, 12, 2));
+    const auto [f, jv] = some.ForwardAndJvp(x, v);
+    const auto [all_f, all_jv] = network.ForwardAndJvp(x, padded);
+    EXPECT_TRUE(at::allclose(jv, all_jv, 1e-12, 1e-12));
+    const at::Tensor gradient = network.Vjp(all_f, s);
+    EXPECT_TRUE(at::allclose(some.Vjp(f, s),
+                             at::cat({gradient.narrow(0, 0, 12), gradient.narrow(0, 24, 2)}), 1e-12,
+                             1e-12));
+  }
+  EXPECT_EQ(network.n_parameters(), 26);
+  EXPECT_TRUE(view.parameters()[0].value.is_same(network.parameters()[0].value));
+  EXPECT_FALSE(copy.parameters()[0].value.is_same(network.parameters()[0].value));
+  // The graph of the copy does not lead to the constants.
+  EXPECT_TRUE(copy.ForwardWithGraph(x).requires_grad());
+  EXPECT_THAT(Names(copy.Restrict({"b2"}).Clone().value()), ::testing::ElementsAre("b2"));
+}
+
+TEST(NetworkTest, RestrictionsThatNameNothingAreErrors) {
+  const Network network = reference::TanhMlp(3, 4, 2);
+  EXPECT_THROW(network.Restrict({}), c10::Error);
+  EXPECT_THROW(network.Restrict({"w1", "w9"}), c10::Error);
+  EXPECT_THROW(network.Restrict({"w1"}).Restrict({"b1"}), c10::Error);
+}
+
+TEST(NetworkTest, SharedTensorsStayTogetherWhenRestricted) {
+  torch::jit::Module module =
+      MakeModule({{"w", {4, 4}}, {"u", {4, 4}}},
+                 "  return torch.linear(torch.linear(x, self.w), self.u)\n", at::kDouble);
+  module.register_parameter("v", module.attr("w").toTensor(), false);
+  const auto network = Network::FromModule(module, {4}, 4);
+  ASSERT_TRUE(network.ok()) << network.status();
+  for (const char* name : {"w", "u"}) {
+    const Network copy = network->Restrict({name}).Clone().value();
+    EXPECT_THAT(Names(copy), ::testing::ElementsAre(name));
+    EXPECT_EQ(copy.parameters()[0].slots.size(), name == std::string("w") ? 2u : 1u);
+  }
+}
+
+TEST(NetworkTest, LargestResultIsCountedPerExampleAndWithoutParameters) {
+  EXPECT_EQ(reference::TanhMlp(3, 400, 2).LargestResultPerExample(), 400);
+  EXPECT_EQ(reference::LinearNetwork(500, 2).LargestResultPerExample(), 2);
+  EXPECT_EQ(reference::ConvNet(3).LargestResultPerExample(), 3 * 6 * 6);
+}
+
 }  // namespace
 }  // namespace laplaced

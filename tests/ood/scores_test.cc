@@ -17,15 +17,21 @@ using reference::RandomNormal;
 class ScoresTest : public ::testing::Test {
  protected:
   double Score(const std::string& name, int64_t row = 0) const {
-    EXPECT_TRUE(CheckOodScores("ood_scores", {name}, likelihood_.kind).ok());
-    return ComputeOodScores({name}, inputs_, likelihood_, &posterior_)[0][row].item<double>();
+    EXPECT_TRUE(CheckOodScores("ood_scores", {name}, likelihood_.kind).ok()) << name;
+    return ComputeOodScores({name}, inputs_, likelihood_)[0][row].item<double>();
+  }
+  // Inputs as they come from Jacobians [B, C, P] and a dense covariance of the parameters.
+  static OodInputs Inputs(const at::Tensor& f, const at::Tensor& j, const at::Tensor& sigma) {
+    return {f,
+            {},
+            at::matmul(at::matmul(j, sigma), j.transpose(1, 2)),
+            j.square().sum(at::IntArrayRef({2, 1}))};
   }
 
+  at::Tensor f_ = at::tensor({2.0, 0.0, -1.0, 0.1, 0.0, -0.1}, at::kDouble).view({2, 3});
   at::Tensor j_ = RandomNormal({2, 3, 5}, 1);
-  at::Tensor u_ = at::eye(5, at::kDouble).narrow(1, 0, 2).contiguous();
-  LowRankPosterior posterior_{u_, at::tensor({0.5, 0.1}, at::kDouble), 0.02, 10, 1.5};
-  OodInputs inputs_{at::tensor({2.0, 0.0, -1.0, 0.1, 0.0, -0.1}, at::kDouble).view({2, 3}),
-                    at::matmul(j_, u_), at::bmm(j_, j_.transpose(1, 2))};
+  at::Tensor sigma_ = at::diag(at::tensor({0.1, 0.2, 0.5, 0.7, 1.0}, at::kDouble));
+  OodInputs inputs_ = Inputs(f_, j_, sigma_);
   Likelihood likelihood_;
 };
 
@@ -39,25 +45,45 @@ TEST_F(ScoresTest, LogitScoresMatchHandComputation) {
               -(p[0] * std::log(p[0]) + p[1] * std::log(p[1]) + p[2] * std::log(p[2])), 1e-15);
 }
 
-TEST_F(ScoresTest, PosteriorScoresMatchTheDenseCovariance) {
-  const at::Tensor precision = 10 * (at::mm(u_ * posterior_.curvature, u_.t()) +
-                                     0.02 * (at::eye(5, at::kDouble) - at::mm(u_, u_.t()))) +
-                               1.5 * at::eye(5, at::kDouble);
-  const at::Tensor v = at::mm(at::mm(j_[0], at::inverse(precision)), j_[0].t());
+TEST_F(ScoresTest, PosteriorScoresMatchTheirDefinitions) {
+  const at::Tensor v = at::mm(at::mm(j_[0], sigma_), j_[0].t());
   EXPECT_NEAR(Score("variance"), v.trace().item<double>(), 1e-12);
-  const at::Tensor moderated = inputs_.f[0] / (1 + M_PI / 8 * v.diagonal()).sqrt();
+  const at::Tensor moderated = f_[0] / (1 + M_PI / 8 * v.diagonal()).sqrt();
   const at::Tensor p = at::softmax(moderated, 0);
   EXPECT_NEAR(Score("laplace_entropy"), -(p * p.log()).sum().item<double>(), 1e-12);
   EXPECT_NEAR(Score("laplace_msp"), 1 - p.max().item<double>(), 1e-12);
   EXPECT_NEAR(Score("moderated_energy"), -moderated.exp().sum().log().item<double>(), 1e-12);
-  EXPECT_NEAR(Score("local_ensemble"), j_[0].narrow(1, 2, 3).square().sum().item<double>(), 1e-12);
-  EXPECT_NEAR(
-      Score("mutual_information"),
-      SamplePredictive(inputs_.f.narrow(0, 0, 1), v.unsqueeze(0)).epistemic[0].item<double>(),
-      1e-12);
+  EXPECT_NEAR(Score("local_ensemble"), inputs_.outside[0].item<double>(), 1e-12);
+  EXPECT_NEAR(Score("mutual_information"),
+              SamplePredictive(f_.narrow(0, 0, 1), v.unsqueeze(0)).epistemic[0].item<double>(),
+              1e-12);
+  // From the variance alone, where that is enough.
+  const double from_covariance = Score("laplace_entropy");
+  inputs_ = {f_, inputs_.covariance.diagonal(0, 1, 2).contiguous(), {}, {}};
+  EXPECT_NEAR(Score("laplace_entropy"), from_covariance, 1e-15);
+  inputs_ = Inputs(f_, j_, sigma_);
   likelihood_ = {Likelihood::Kind::kGaussian, 0.5};
   EXPECT_NEAR(Score("information_gain"),
               0.5 * at::logdet(at::eye(3, at::kDouble) + v / 0.25).item<double>(), 1e-12);
+}
+
+TEST_F(ScoresTest, MultiLabelScoresSumOverLabels) {
+  likelihood_ = {Likelihood::Kind::kBernoulli, 1};
+  const at::Tensor v = inputs_.covariance[0].diagonal();
+  const auto entropy = [](const at::Tensor& p) {
+    return -(p * p.log() + (1 - p) * (1 - p).log()).sum().item<double>();
+  };
+  EXPECT_NEAR(Score("energy"), -(1 + f_[0].exp()).log().sum().item<double>(), 1e-12);
+  EXPECT_NEAR(Score("entropy"), entropy(at::sigmoid(f_[0])), 1e-12);
+  EXPECT_NEAR(Score("laplace_entropy"), entropy(at::sigmoid(f_[0] / (1 + M_PI / 8 * v).sqrt())),
+              1e-12);
+  EXPECT_NEAR(Score("mutual_information"),
+              IntegrateBernoulli(f_, inputs_.covariance.diagonal(0, 1, 2))
+                  .epistemic[0]
+                  .sum()
+                  .item<double>(),
+              1e-12);
+  EXPECT_FALSE(CheckOodScores("s", {"msp"}, likelihood_.kind).ok());
 }
 
 TEST_F(ScoresTest, HigherMeansMoreOutOfDistributionForEveryScore) {
@@ -67,21 +93,29 @@ TEST_F(ScoresTest, HigherMeansMoreOutOfDistributionForEveryScore) {
        {"msp", "max_logit", "energy", "entropy", "laplace_entropy", "laplace_msp"}) {
     EXPECT_GT(Score(name, 1), Score(name, 0)) << name;
   }
-  ScoresTest::inputs_.f[1].copy_(inputs_.f[0]);
-  inputs_.t[1].copy_(10 * inputs_.t[0]);
-  inputs_.g[1].copy_(100 * inputs_.g[0]);
+  f_[1].copy_(f_[0]);
+  j_[1].copy_(10 * j_[0]);
+  inputs_ = Inputs(f_, j_, sigma_);
   for (const std::string name : {"variance", "laplace_entropy", "laplace_msp", "moderated_energy",
                                  "mutual_information", "local_ensemble"}) {
     EXPECT_GT(Score(name, 1), Score(name, 0)) << name;
   }
 }
 
-TEST_F(ScoresTest, ScoresFromLogitsNeedNoPosterior) {
+TEST_F(ScoresTest, OnlyWhatIsNeededIsAskedOfThePosterior) {
   EXPECT_FALSE(NeedsPosterior({"msp", "max_logit", "energy", "entropy"}));
   EXPECT_TRUE(NeedsPosterior({"msp", "variance"}));
-  const auto scores =
-      ComputeOodScores({"energy", "msp"}, {inputs_.f, {}, {}}, likelihood_, nullptr);
-  EXPECT_EQ(scores.size(), 2u);
+  EXPECT_EQ(ComputeOodScores({"energy", "msp"}, {f_, {}, {}, {}}, likelihood_).size(), 2u);
+  const LinearizeRequest variance = NeededFor({"msp", "laplace_entropy"}, {});
+  EXPECT_TRUE(variance.variance_at.size() == 1 && variance.covariance_at.empty() &&
+              !variance.outside);
+  const LinearizeRequest all = NeededFor({"mutual_information", "variance", "local_ensemble"}, {});
+  EXPECT_TRUE(all.variance_at.empty() && all.covariance_at.size() == 1 && all.outside);
+}
+
+TEST_F(ScoresTest, ScoresOfDirectionsNeedDirections) {
+  EXPECT_TRUE(CheckOodScores("s", {"local_ensemble"}, likelihood_.kind, true).ok());
+  EXPECT_FALSE(CheckOodScores("s", {"local_ensemble"}, likelihood_.kind, false).ok());
 }
 
 TEST_F(ScoresTest, UnknownNamesListTheKnownOnes) {
@@ -90,7 +124,8 @@ TEST_F(ScoresTest, UnknownNamesListTheKnownOnes) {
   EXPECT_EQ(FieldOf(status), "ood_scores[1]");
   EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("laplace_entropy"));
   EXPECT_FALSE(CheckOodScores("ood_scores", {"msp"}, Likelihood::Kind::kGaussian).ok());
-  for (auto kind : {Likelihood::Kind::kCategorical, Likelihood::Kind::kGaussian}) {
+  for (auto kind : {Likelihood::Kind::kCategorical, Likelihood::Kind::kBernoulli,
+                    Likelihood::Kind::kGaussian}) {
     EXPECT_TRUE(CheckOodScores("s", OodScoreNames(kind), kind).ok());
     EXPECT_TRUE(CheckOodScores("s", {DefaultOodScore(kind)}, kind).ok());
   }

@@ -5,7 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "server/curvature/empirical_risk.h"
-#include "server/laplace/posterior.h"
+#include "server/curvature/output_factor.h"
 #include "server/linalg/linear_operator.h"
 #include "server/model/likelihood.h"
 #include "server/model/network.h"
@@ -18,11 +18,23 @@ at::Tensor Jacobians(const Network& network, const at::Tensor& x);
 // Mean over examples of J' Lambda J, [P, P], with Lambda written out from its definition.
 at::Tensor Ggn(const Network& network, const Likelihood& likelihood, const at::Tensor& x);
 
-// diag(p) - p p' or I / sigma^2 for every example, [B, C, C], elementwise.
+// diag(p) - p p', diag(p (1 - p)) or I / sigma^2 for every example, [B, C, C], elementwise.
 at::Tensor OutputHessian(const Likelihood& likelihood, const at::Tensor& f);
 
-// Sigma^-1 of a posterior, [P, P], from its definition.
-at::Tensor Precision(const LowRankPosterior& posterior);
+// Mean over examples of J' L L' J for given factors L [B, C, R], [P, P].
+at::Tensor FactoredCurvature(const Network& network, const at::Tensor& x, const at::Tensor& factor);
+
+// Mean over examples of g g', [P, P], where g is the gradient of the example's own loss, one
+// reverse pass through the loss each.
+at::Tensor EmpiricalFisher(const EmpiricalRisk& risk);
+
+// Second derivatives of the mean loss over all examples, [P, P], one reverse pass through the graph
+// of the gradient for each parameter.
+at::Tensor Hessian(const EmpiricalRisk& risk);
+
+// The curvature of the whole data that a specification means, [P, P]; MC_FISHER with the factors
+// that output_factor.h draws.
+at::Tensor Curvature(const EmpiricalRisk& risk, const CurvatureSpec& spec);
 
 // A dense symmetric matrix as an operator.
 class MatrixOperator : public LinearOperator {

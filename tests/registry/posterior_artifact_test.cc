@@ -35,12 +35,26 @@ constexpr absl::StatusCode kDataLoss = absl::StatusCode::kDataLoss;
 // compile when a member is added, and what follows covers every member without listing names.
 template <typename Record>
 auto Fields(Record& record) {
-  auto& [f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, f17, f18, f19, f20,
-         f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34, f35, f36, f37, f38,
-         f39, f40, f41, f42, f43, f44, f45, f46, f47] = record;
-  return std::tie(f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, f17, f18,
-                  f19, f20, f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34,
-                  f35, f36, f37, f38, f39, f40, f41, f42, f43, f44, f45, f46, f47);
+  using Plain = std::remove_const_t<Record>;
+  if constexpr (std::is_same_v<Plain, PriorCandidateRecord>) {
+    auto& [f1, f2, f3] = record;
+    return std::tie(f1, f2, f3);
+  } else if constexpr (std::is_same_v<Plain, ParameterBlockRecord>) {
+    auto& [f1, f2, f3, f4, f5, f6, f7] = record;
+    return std::tie(f1, f2, f3, f4, f5, f6, f7);
+  } else if constexpr (std::is_same_v<Plain, OodThresholdRecord>) {
+    auto& [f1, f2, f3, f4, f5, f6] = record;
+    return std::tie(f1, f2, f3, f4, f5, f6);
+  } else {
+    auto& [f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, f17, f18, f19,
+           f20, f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34, f35, f36, f37,
+           f38, f39, f40, f41, f42, f43, f44, f45, f46, f47, f48, f49, f50, f51, f52, f53, f54, f55,
+           f56, f57, f58, f59, f60, f61, f62, f63, f64, f65] = record;
+    return std::tie(f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, f17, f18,
+                    f19, f20, f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34,
+                    f35, f36, f37, f38, f39, f40, f41, f42, f43, f44, f45, f46, f47, f48, f49, f50,
+                    f51, f52, f53, f54, f55, f56, f57, f58, f59, f60, f61, f62, f63, f64, f65);
+  }
 }
 
 constexpr size_t kFieldCount =
@@ -53,18 +67,10 @@ class Filler {
   void operator()(int64_t& value) { value = -1000000007LL * ++count_; }
   void operator()(uint64_t& value) { value = UINT64_MAX - static_cast<uint64_t>(++count_); }
   void operator()(double& value) { value = ++count_ / 7.0; }
-  void operator()(PriorCandidateRecord& value) {
-    (*this)(value.prior_precision);
-    (*this)(value.validation_nll);
-  }
-  void operator()(OodThresholdRecord& value) {
-    (*this)(value.score);
-    (*this)(value.threshold);
-    (*this)(value.target_id_rate);
-    (*this)(value.count);
-    (*this)(value.rate_lower);
-    (*this)(value.rate_upper);
-  }
+  void operator()(bool& value) { value = !value; }
+  void operator()(PriorCandidateRecord& value) { FillAll(value); }
+  void operator()(OodThresholdRecord& value) { FillAll(value); }
+  void operator()(ParameterBlockRecord& value) { FillAll(value); }
   template <typename T>
   void operator()(std::vector<T>& values) {
     values.resize(3);
@@ -72,6 +78,11 @@ class Filler {
   }
 
  private:
+  template <typename Record>
+  void FillAll(Record& record) {
+    std::apply([this](auto&... field) { ((*this)(field), ...); }, Fields(record));
+  }
+
   int64_t count_ = 0;
 };
 
@@ -85,20 +96,29 @@ PosteriorRecord FilledRecord() {
 bool Same(double a, double b) { return std::memcmp(&a, &b, sizeof a) == 0; }
 bool Same(int64_t a, int64_t b) { return a == b; }
 bool Same(uint64_t a, uint64_t b) { return a == b; }
+bool Same(bool a, bool b) { return a == b; }
 bool Same(const std::string& a, const std::string& b) { return a == b; }
-bool Same(const PriorCandidateRecord& a, const PriorCandidateRecord& b) {
-  return Same(a.prior_precision, b.prior_precision) && Same(a.validation_nll, b.validation_nll);
-}
-bool Same(const OodThresholdRecord& a, const OodThresholdRecord& b) {
-  return Same(a.score, b.score) && Same(a.threshold, b.threshold) &&
-         Same(a.target_id_rate, b.target_id_rate) && Same(a.count, b.count) &&
-         Same(a.rate_lower, b.rate_lower) && Same(a.rate_upper, b.rate_upper);
-}
+bool Same(const PriorCandidateRecord& a, const PriorCandidateRecord& b);
+bool Same(const ParameterBlockRecord& a, const ParameterBlockRecord& b);
+bool Same(const OodThresholdRecord& a, const OodThresholdRecord& b);
 template <typename T>
 bool Same(const std::vector<T>& a, const std::vector<T>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(),
                     [](const T& x, const T& y) { return Same(x, y); });
 }
+template <typename Tuple, size_t... kIndex>
+bool SameTuples(const Tuple& a, const Tuple& b, std::index_sequence<kIndex...>) {
+  return (Same(std::get<kIndex>(a), std::get<kIndex>(b)) && ...);
+}
+template <typename Record>
+bool SameFields(const Record& a, const Record& b) {
+  using Tuple = decltype(Fields(a));
+  return SameTuples<Tuple>(Fields(a), Fields(b),
+                           std::make_index_sequence<std::tuple_size_v<Tuple>>());
+}
+bool Same(const PriorCandidateRecord& a, const PriorCandidateRecord& b) { return SameFields(a, b); }
+bool Same(const ParameterBlockRecord& a, const ParameterBlockRecord& b) { return SameFields(a, b); }
+bool Same(const OodThresholdRecord& a, const OodThresholdRecord& b) { return SameFields(a, b); }
 
 template <size_t... kIndex>
 std::vector<size_t> DifferingFields(const PosteriorRecord& a, const PosteriorRecord& b,
@@ -159,7 +179,7 @@ TEST_F(PosteriorArtifactTest, HoldsEveryFieldUnderItsOwnNameAndTheFileTable) {
   const Json object = Json::parse(ReadFileBytes(RecordPath(folder_)), nullptr, false);
   ASSERT_TRUE(object.is_object());
   EXPECT_EQ(object.size(), kFieldCount + 3);
-  EXPECT_EQ(object["format_version"], 1);
+  EXPECT_EQ(object["format_version"], 2);
   for (const char* name : {"id",
                            "model",
                            "version",
@@ -168,6 +188,17 @@ TEST_F(PosteriorArtifactTest, HoldsEveryFieldUnderItsOwnNameAndTheFileTable) {
                            "curvature_batch_size",
                            "debiasing",
                            "residual_kind",
+                           "structure",
+                           "curvature",
+                           "parameters",
+                           "kfac_eigenvalues",
+                           "prior_method",
+                           "temperature",
+                           "noise_method",
+                           "target_relative_standard_error",
+                           "variance_correction",
+                           "memory_limit_bytes",
+                           "fisher_samples",
                            "seed",
                            "lanczos_tolerance",
                            "max_products",
@@ -190,6 +221,12 @@ TEST_F(PosteriorArtifactTest, HoldsEveryFieldUnderItsOwnNameAndTheFileTable) {
                            "effective_parameters",
                            "mean_train_loss",
                            "parameter_norm_squared",
+                           "blocks",
+                           "residual_share",
+                           "curvature_count",
+                           "clipped_directions",
+                           "parent_posterior_id",
+                           "updated_examples",
                            "prior_candidates",
                            "validation_nll_map",
                            "ood_thresholds",
@@ -206,6 +243,7 @@ TEST_F(PosteriorArtifactTest, HoldsEveryFieldUnderItsOwnNameAndTheFileTable) {
                            "lanczos_seconds",
                            "curvature_seconds",
                            "validation_seconds",
+                           "peak_memory_bytes",
                            "warnings"}) {
     EXPECT_TRUE(object.contains(name)) << name;
   }
@@ -278,9 +316,9 @@ void Rewrite(const std::string& folder, const std::function<void(Json&)>& change
 }
 
 TEST_F(PosteriorArtifactTest, RefusesANewerFormatByName) {
-  Rewrite(folder_, [](Json& object) { object["format_version"] = 2; });
+  Rewrite(folder_, [](Json& object) { object["format_version"] = 3; });
   EXPECT_THAT(ReadPosteriorArtifact(folder_),
-              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("format_version 2")));
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("format_version 3")));
   Rewrite(folder_, [](Json& object) { object["format_version"] = 0; });
   EXPECT_THAT(ReadPosteriorArtifact(folder_), StatusIs(kDataLoss));
 }
@@ -296,6 +334,82 @@ TEST_F(PosteriorArtifactTest, RefusesARecordWithoutAFieldOrWithAnotherType) {
     Rewrite(folder_, [&field](Json& object) { object[field.key()] = nullptr; });
     EXPECT_THAT(ReadPosteriorRecord(folder_), StatusIs(kDataLoss, HasSubstr(field.key())));
   }
+}
+
+TEST_F(PosteriorArtifactTest, GivesFieldsThatAnOlderFormatLacksTheirDefaults) {
+  Rewrite(folder_, [](Json& object) {
+    object["format_version"] = 1;
+    for (const char* name : {"structure", "temperature", "blocks", "updated_examples"}) {
+      object.erase(name);
+    }
+    for (Json& candidate : object["prior_candidates"]) candidate.erase("log_marginal_likelihood");
+  });
+  const absl::StatusOr<PosteriorRecord> record = ReadPosteriorRecord(folder_);
+  ASSERT_THAT(record, IsOk());
+  PosteriorRecord expected = FilledRecord();
+  const PosteriorRecord defaults;
+  expected.structure = defaults.structure;
+  expected.temperature = defaults.temperature;
+  expected.blocks = defaults.blocks;
+  expected.updated_examples = defaults.updated_examples;
+  for (PriorCandidateRecord& candidate : expected.prior_candidates) {
+    candidate.log_marginal_likelihood = 0;
+  }
+  EXPECT_THAT(DifferingFields(*record, expected), ElementsAre());
+  for (const char* name : {"files", "format_version"}) {
+    SCOPED_TRACE(name);
+    Rewrite(folder_, [name](Json& object) { object.erase(name); });
+    EXPECT_THAT(ReadPosteriorRecord(folder_), StatusIs(kDataLoss, HasSubstr(name)));
+  }
+}
+
+// An artifact as release 0.1 wrote it.
+class ReleasedArtifactTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string posteriors =
+        LAPLACED_SOURCE_DIR "/tests/data/registry_v1/models/mlp/1/posteriors";
+    std::filesystem::copy(posteriors, root_.path(), std::filesystem::copy_options::recursive);
+  }
+
+  TempFolder root_;
+  const std::string folder_ = root_.File("p-20261123t180047.232z-859c30");
+};
+
+TEST_F(ReleasedArtifactTest, IsRead) {
+  const absl::StatusOr<PosteriorArtifact> artifact = ReadPosteriorArtifact(folder_);
+  ASSERT_THAT(artifact, IsOk());
+  const PosteriorRecord& record = artifact->record;
+  EXPECT_EQ(record.id, "p-20261123t180047.232z-859c30");
+  EXPECT_EQ(record.debiasing, "two_batch");
+  EXPECT_EQ(record.residual_kind, "isotropic");
+  EXPECT_EQ(record.eigenvalues.size(), 8u);
+  EXPECT_EQ(record.eigenvalues[0], 0.6785730012655139);
+  EXPECT_EQ(record.prior_precision, 300000.0);
+  EXPECT_EQ(record.prior_candidates[0].validation_nll, 0.31492676110342765);
+  EXPECT_EQ(record.prior_candidates[0].log_marginal_likelihood, 0);
+  // What it could not say.
+  EXPECT_EQ(record.structure, "low_rank");
+  EXPECT_EQ(record.curvature, "ggn");
+  EXPECT_EQ(record.temperature, 1);
+  EXPECT_EQ(record.prior_method, "");
+  EXPECT_TRUE(record.blocks.empty());
+  EXPECT_EQ(record.peak_memory_bytes, 0);
+  EXPECT_THAT(ReadPosteriorRecord(folder_), IsOk());
+}
+
+TEST_F(ReleasedArtifactTest, IsRefusedWhenItIsDamaged) {
+  const std::string record = ReadFileBytes(RecordPath(folder_));
+  const std::string changed = absl::StrReplaceAll(
+      record, {{"\"debiasing\": \"two_batch\"", "\"debiasing\": \"two_catch\""}});
+  ASSERT_NE(changed, record);
+  WriteFileBytes(RecordPath(folder_), changed);
+  EXPECT_THAT(ReadPosteriorRecord(folder_), StatusIs(kDataLoss, HasSubstr("checksum")));
+  WriteFileBytes(RecordPath(folder_), record);
+  std::string tensors = ReadFileBytes(TensorsPath(folder_));
+  tensors.back() = static_cast<char>(tensors.back() ^ 1);
+  WriteFileBytes(TensorsPath(folder_), tensors);
+  EXPECT_THAT(ReadPosteriorArtifact(folder_), StatusIs(kDataLoss, HasSubstr("checksum")));
 }
 
 TEST_F(PosteriorArtifactTest, NeverReplacesAFolder) {

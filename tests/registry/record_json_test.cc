@@ -18,6 +18,7 @@ struct Outer {
   int64_t integer = 0;
   uint64_t natural = 0;
   int small = 0;
+  bool flag = false;
   double number = 0;
   std::vector<double> numbers;
   std::vector<std::string> texts;
@@ -35,6 +36,7 @@ void VisitFields(Outer& record, Visitor& visit) {
   visit("integer", record.integer);
   visit("natural", record.natural);
   visit("small", record.small);
+  visit("flag", record.flag);
   visit("number", record.number);
   visit("numbers", record.numbers);
   visit("texts", record.texts);
@@ -112,6 +114,7 @@ TEST(RecordJsonTest, ExtremeIntegersAndTextsRoundTrip) {
   record.integer = INT64_MIN;
   record.natural = UINT64_MAX;
   record.small = -5;
+  record.flag = true;
   record.texts = {"", "\xe2\x82\xac"};
   record.inners = {{1.5}, {-2.5}};
   const Outer read = RoundTrip(record);
@@ -119,6 +122,7 @@ TEST(RecordJsonTest, ExtremeIntegersAndTextsRoundTrip) {
   EXPECT_EQ(read.integer, INT64_MIN);
   EXPECT_EQ(read.natural, UINT64_MAX);
   EXPECT_EQ(read.small, -5);
+  EXPECT_TRUE(read.flag);
   EXPECT_EQ(read.texts, record.texts);
   ASSERT_EQ(read.inners.size(), 2u);
   EXPECT_EQ(read.inners[1].number, -2.5);
@@ -155,6 +159,8 @@ TEST(RecordJsonTest, RefusesFieldsOfAnotherTypeOrRange) {
       {"natural", -1},
       {"small", int64_t{1} << 31},
       {"small", -(int64_t{1} << 31) - 1},
+      {"flag", 1},
+      {"flag", "true"},
       {"number", "1"},
       {"number", true},
       {"numbers", 1},
@@ -178,6 +184,24 @@ TEST(RecordJsonTest, RefusesFieldsOfAnotherTypeOrRange) {
     EXPECT_THAT(Read(changed, &record),
                 StatusIs(absl::StatusCode::kDataLoss, HasSubstr(field.key() + " is missing")));
   }
+}
+
+TEST(RecordJsonTest, KeepsWhatIsMissingIfAsked) {
+  const Json object = {{"integer", 7}, {"inners", Json::array({Json::object()})}};
+  Outer record;
+  record.text = "kept";
+  FieldReader reader(object, FieldReader::Missing::kKeep);
+  VisitFields(record, reader);
+  EXPECT_THAT(reader.status(), IsOk());
+  EXPECT_EQ(record.text, "kept");
+  EXPECT_EQ(record.integer, 7);
+  ASSERT_EQ(record.inners.size(), 1u);
+  EXPECT_EQ(record.inners[0].number, 0);
+
+  const Json wrong = {{"integer", "7"}};
+  FieldReader strict(wrong, FieldReader::Missing::kKeep);
+  VisitFields(record, strict);
+  EXPECT_THAT(strict.status(), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("integer")));
 }
 
 TEST(RecordJsonTest, ReadsWholeNumbersAsDoublesAndIgnoresOtherFields) {

@@ -66,6 +66,25 @@ std::function<grpc::Status(TestServer&)> Fit(Change change) {
   };
 }
 
+// A fit whose options are changed.
+template <typename Change>
+std::function<grpc::Status(TestServer&)> FitWith(Change change) {
+  return Fit([change](v1::FitPosteriorRequest& request) { change(*request.mutable_options()); });
+}
+
+template <typename Change>
+std::function<grpc::Status(TestServer&)> Update(Change change) {
+  return [change](TestServer& server) {
+    v1::UpdatePosteriorRequest request;
+    request.set_model("net");
+    request.set_dataset_id("sha256-0");
+    change(request);
+    v1::UpdatePosteriorResponse response;
+    return Call(*server.posteriors, &v1::PosteriorService::Stub::UpdatePosterior, request,
+                &response);
+  };
+}
+
 template <typename Stub, typename Request, typename Response>
 grpc::Status CallAny(Stub& stub,
                      grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
@@ -445,6 +464,282 @@ std::vector<BadRequest> BadFits() {
   };
 }
 
+// Options that are wrong by themselves.
+std::vector<BadRequest> BadFitOptions() {
+  const auto kInvalid = StatusCode::INVALID_ARGUMENT;
+  using O = v1::FitOptions;
+  return {
+      {"UnknownStructure",
+       FitWith([](O& o) { o.set_structure(static_cast<v1::PosteriorStructure>(4)); }),
+       kInvalid,
+       "options.structure",
+       {"POSTERIOR_STRUCTURE_LOW_RANK, POSTERIOR_STRUCTURE_KFAC or POSTERIOR_STRUCTURE_LAST_LAYER",
+        "unknown number 4"}},
+      {"UnknownCurvature",
+       FitWith([](O& o) { o.set_curvature(static_cast<v1::CurvatureKind>(-1)); }),
+       kInvalid,
+       "options.curvature",
+       {"CURVATURE_KIND_HESSIAN", "unknown number -1"}},
+      {"UnknownKfacEigenvalues",
+       FitWith([](O& o) { o.set_kfac_eigenvalues(static_cast<v1::KfacEigenvalues>(3)); }),
+       kInvalid,
+       "options.kfac_eigenvalues",
+       {"KFAC_EIGENVALUES_FACTORS or KFAC_EIGENVALUES_EXACT", "unknown number 3"}},
+      {"UnknownPriorMethod",
+       FitWith([](O& o) { o.set_prior_method(static_cast<v1::PriorMethod>(99)); }),
+       kInvalid,
+       "options.prior_method",
+       {"PRIOR_METHOD_EVIDENCE", "unknown number 99"}},
+      {"UnknownNoiseMethod",
+       FitWith([](O& o) { o.set_noise_method(static_cast<v1::NoiseMethod>(5)); }),
+       kInvalid,
+       "options.noise_method",
+       {"NOISE_METHOD_MANIFEST", "unknown number 5"}},
+      {"NegativeMemoryLimit",
+       FitWith([](O& o) { o.set_memory_limit_bytes(-1); }),
+       kInvalid,
+       "options.memory_limit_bytes",
+       {"got -1"}},
+      {"NegativeFisherSamples",
+       FitWith([](O& o) {
+         o.set_curvature(v1::CURVATURE_KIND_MC_FISHER);
+         o.set_fisher_samples(-2);
+       }),
+       kInvalid,
+       "options.fisher_samples",
+       {"got -2"}},
+      {"NegativeTemperature",
+       FitWith([](O& o) { o.set_temperature(-0.5); }),
+       kInvalid,
+       "options.temperature",
+       {"finite number above 0", "got -0.5"}},
+      {"InfiniteTemperature",
+       FitWith([](O& o) { o.set_temperature(INFINITY); }),
+       kInvalid,
+       "options.temperature",
+       {"finite", "got inf"}},
+      {"TemperatureNotANumber",
+       FitWith([](O& o) { o.set_temperature(std::nan("")); }),
+       kInvalid,
+       "options.temperature",
+       {"got nan"}},
+      {"ZeroNoise",
+       FitWith([](O& o) { o.set_sigma_noise(0); }),
+       kInvalid,
+       "options.sigma_noise",
+       {"above 0", "got 0"}},
+      {"InfiniteNoise",
+       FitWith([](O& o) { o.set_sigma_noise(INFINITY); }),
+       kInvalid,
+       "options.sigma_noise",
+       {"finite", "got inf"}},
+      {"NegativeStandardError",
+       FitWith([](O& o) { o.set_target_relative_standard_error(-0.1); }),
+       kInvalid,
+       "options.target_relative_standard_error",
+       {"got -0.1"}},
+      {"WholeStandardError",
+       FitWith([](O& o) { o.set_target_relative_standard_error(1); }),
+       kInvalid,
+       "options.target_relative_standard_error",
+       {"below 1", "got 1"}},
+      {"EmptyPattern",
+       FitWith([](O& o) {
+         o.add_parameters("head.*");
+         o.add_parameters("fc.weight");
+         o.add_parameters("");
+       }),
+       kInvalid,
+       "options.parameters[2]",
+       {"pattern", "empty text"}},
+  };
+}
+
+// Options that do not go together.
+std::vector<BadRequest> BadCombinations() {
+  const auto kInvalid = StatusCode::INVALID_ARGUMENT;
+  using O = v1::FitOptions;
+  return {
+      {"CurvatureBatchWithFullPass",
+       FitWith([](O& o) {
+         o.set_debiasing(v1::DEBIASING_STRATEGY_FULL_PASS);
+         o.set_curvature_batch_size(10);
+       }),
+       kInvalid,
+       "options.curvature_batch_size",
+       {"expected 0", "FULL_PASS", "got 10"}},
+      {"StandardErrorWithoutDebiasing",
+       FitWith([](O& o) {
+         o.set_debiasing(v1::DEBIASING_STRATEGY_NONE);
+         o.set_target_relative_standard_error(0.1);
+       }),
+       kInvalid,
+       "options.target_relative_standard_error",
+       {"expected 0 with DEBIASING_STRATEGY_NONE", "TWO_BATCH", "got 0.1"}},
+      {"StandardErrorWithCrossFit",
+       FitWith([](O& o) {
+         o.set_debiasing(v1::DEBIASING_STRATEGY_CROSS_FIT);
+         o.set_target_relative_standard_error(0.1);
+       }),
+       kInvalid,
+       "options.target_relative_standard_error",
+       {"expected 0 with DEBIASING_STRATEGY_CROSS_FIT"}},
+      {"KfacEigenvaluesOfLowRank",
+       FitWith([](O& o) { o.set_kfac_eigenvalues(v1::KFAC_EIGENVALUES_EXACT); }),
+       kInvalid,
+       "options.kfac_eigenvalues",
+       {"KFAC_EIGENVALUES_EXACT with POSTERIOR_STRUCTURE_LOW_RANK (the default)"}},
+      {"KfacEigenvaluesOfLastLayer",
+       FitWith([](O& o) {
+         o.set_structure(v1::POSTERIOR_STRUCTURE_LAST_LAYER);
+         o.set_kfac_eigenvalues(v1::KFAC_EIGENVALUES_FACTORS);
+       }),
+       kInvalid,
+       "options.kfac_eigenvalues",
+       {"KFAC_EIGENVALUES_FACTORS with POSTERIOR_STRUCTURE_LAST_LAYER"}},
+      {"ParametersWithLastLayer",
+       FitWith([](O& o) {
+         o.set_structure(v1::POSTERIOR_STRUCTURE_LAST_LAYER);
+         o.add_parameters("head.*");
+       }),
+       kInvalid,
+       "options.parameters",
+       {"expected none with POSTERIOR_STRUCTURE_LAST_LAYER", "got 1"}},
+      {"PriorGivenWithoutOne",
+       FitWith([](O& o) { o.set_prior_method(v1::PRIOR_METHOD_GIVEN); }),
+       kInvalid,
+       "options.prior_precision",
+       {"PRIOR_METHOD_GIVEN", "got none"}},
+      {"PriorGivenTwice",
+       FitWith([](O& o) {
+         o.set_prior_method(v1::PRIOR_METHOD_EVIDENCE);
+         o.set_prior_precision(2);
+       }),
+       kInvalid,
+       "options.prior_method",
+       {"PRIOR_METHOD_GIVEN or nothing with options.prior_precision", "got PRIOR_METHOD_EVIDENCE"}},
+      {"PriorFromNoValidationData",
+       FitWith([](O& o) { o.set_prior_method(v1::PRIOR_METHOD_VALIDATION); }),
+       kInvalid,
+       "validation_dataset_id",
+       {"PRIOR_METHOD_VALIDATION", "got none"}},
+      {"NoiseGivenWithoutOne",
+       FitWith([](O& o) { o.set_noise_method(v1::NOISE_METHOD_GIVEN); }),
+       kInvalid,
+       "options.sigma_noise",
+       {"NOISE_METHOD_GIVEN", "got none"}},
+      {"NoiseGivenTwice",
+       FitWith([](O& o) {
+         o.set_noise_method(v1::NOISE_METHOD_DATA);
+         o.set_sigma_noise(0.1);
+       }),
+       kInvalid,
+       "options.noise_method",
+       {"NOISE_METHOD_GIVEN or nothing with options.sigma_noise", "got NOISE_METHOD_DATA"}},
+      {"VarianceCorrectionOfKfac",
+       FitWith([](O& o) {
+         o.set_structure(v1::POSTERIOR_STRUCTURE_KFAC);
+         o.set_variance_correction(true);
+       }),
+       kInvalid,
+       "options.variance_correction",
+       {"only with POSTERIOR_STRUCTURE_LOW_RANK", "POSTERIOR_STRUCTURE_KFAC"}},
+      {"HessianOfLastLayer",
+       FitWith([](O& o) {
+         o.set_structure(v1::POSTERIOR_STRUCTURE_LAST_LAYER);
+         o.set_curvature(v1::CURVATURE_KIND_HESSIAN);
+       }),
+       kInvalid,
+       "options.curvature",
+       {"HESSIAN only with POSTERIOR_STRUCTURE_LOW_RANK", "POSTERIOR_STRUCTURE_LAST_LAYER"}},
+      {"FisherSamplesOfTheDefault",
+       FitWith([](O& o) { o.set_fisher_samples(3); }),
+       kInvalid,
+       "options.fisher_samples",
+       {"CURVATURE_KIND_MC_FISHER", "got 3 with CURVATURE_KIND_GGN (the default)"}},
+      {"FisherSamplesOfTheEmpiricalFisher",
+       FitWith([](O& o) {
+         o.set_curvature(v1::CURVATURE_KIND_EMPIRICAL_FISHER);
+         o.set_fisher_samples(3);
+       }),
+       kInvalid,
+       "options.fisher_samples",
+       {"got 3 with CURVATURE_KIND_EMPIRICAL_FISHER"}},
+      {"ResidualOfKfac",
+       FitWith([](O& o) {
+         o.set_structure(v1::POSTERIOR_STRUCTURE_KFAC);
+         o.set_residual(v1::RESIDUAL_KIND_NONE);
+       }),
+       kInvalid,
+       "options.residual",
+       {"expected nothing with POSTERIOR_STRUCTURE_KFAC", "got RESIDUAL_KIND_NONE"}},
+      {"ResidualOfLastLayer",
+       FitWith([](O& o) {
+         o.set_structure(v1::POSTERIOR_STRUCTURE_LAST_LAYER);
+         o.set_residual(v1::RESIDUAL_KIND_LAYERWISE);
+       }),
+       kInvalid,
+       "options.residual",
+       {"got RESIDUAL_KIND_LAYERWISE"}},
+      {"CrossFitOfKfac",
+       FitWith([](O& o) {
+         o.set_structure(v1::POSTERIOR_STRUCTURE_KFAC);
+         o.set_debiasing(v1::DEBIASING_STRATEGY_CROSS_FIT);
+       }),
+       kInvalid,
+       "options.debiasing",
+       {"NONE or DEBIASING_STRATEGY_TWO_BATCH with POSTERIOR_STRUCTURE_KFAC",
+        "got DEBIASING_STRATEGY_CROSS_FIT"}},
+      {"FullPassOfLastLayer",
+       FitWith([](O& o) {
+         o.set_structure(v1::POSTERIOR_STRUCTURE_LAST_LAYER);
+         o.set_debiasing(v1::DEBIASING_STRATEGY_FULL_PASS);
+       }),
+       kInvalid,
+       "options.debiasing",
+       {"got DEBIASING_STRATEGY_FULL_PASS"}},
+  };
+}
+
+std::vector<BadRequest> BadUpdates() {
+  const auto kInvalid = StatusCode::INVALID_ARGUMENT;
+  using R = v1::UpdatePosteriorRequest;
+  return {
+      {"NoModel", Update([](R& r) { r.clear_model(); }), kInvalid, "model", {"name of a model"}},
+      {"UnknownModel",
+       Update([](R& r) { r.set_model("nosuch"); }),
+       StatusCode::NOT_FOUND,
+       "",
+       {"nosuch"}},
+      {"NegativeVersion", Update([](R& r) { r.set_version(-1); }), kInvalid, "version", {"got -1"}},
+      {"NoData",
+       Update([](R& r) { r.clear_dataset_id(); }),
+       kInvalid,
+       "dataset_id",
+       {"uploaded data set", "empty"}},
+      {"LongDataId",
+       Update([](R& r) { r.set_dataset_id(std::string(500, 'x')); }),
+       kInvalid,
+       "dataset_id",
+       {"at most 128", "got 500"}},
+      {"LongPosteriorId",
+       Update([](R& r) { r.set_posterior_id(std::string(129, 'p')); }),
+       kInvalid,
+       "posterior_id",
+       {"at most 128", "got 129"}},
+      {"UnknownPosterior",
+       Update([](R& r) { r.set_posterior_id("q"); }),
+       StatusCode::NOT_FOUND,
+       "",
+       {"'q'"}},
+      {"NoneActive",
+       Update([](R& r) { r.set_model("bare"); }),
+       StatusCode::FAILED_PRECONDITION,
+       "",
+       {"no posterior"}},
+  };
+}
+
 std::vector<BadRequest> BadNames() {
   const auto kInvalid = StatusCode::INVALID_ARGUMENT;
   const auto kNotFound = StatusCode::NOT_FOUND;
@@ -605,6 +900,10 @@ INSTANTIATE_TEST_SUITE_P(Tensors, BadRequestTest, ::testing::ValuesIn(BadTensors
 INSTANTIATE_TEST_SUITE_P(Predictions, BadRequestTest, ::testing::ValuesIn(BadPredictions()),
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(Fits, BadRequestTest, ::testing::ValuesIn(BadFits()), NameOf);
+INSTANTIATE_TEST_SUITE_P(FitOptions, BadRequestTest, ::testing::ValuesIn(BadFitOptions()), NameOf);
+INSTANTIATE_TEST_SUITE_P(Combinations, BadRequestTest, ::testing::ValuesIn(BadCombinations()),
+                         NameOf);
+INSTANTIATE_TEST_SUITE_P(Updates, BadRequestTest, ::testing::ValuesIn(BadUpdates()), NameOf);
 INSTANTIATE_TEST_SUITE_P(Names, BadRequestTest, ::testing::ValuesIn(BadNames()), NameOf);
 
 }  // namespace

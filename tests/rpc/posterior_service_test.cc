@@ -18,6 +18,7 @@ namespace v1 = laplace::v1;
 using grpc::StatusCode;
 using test_support::BadFieldOf;
 using test_support::Call;
+using test_support::DetailOf;
 using test_support::MakeTensor;
 using test_support::TestServer;
 using ::testing::ElementsAre;
@@ -263,25 +264,20 @@ TEST(PosteriorServiceTest, FitPassesTheRequestOnAndMarksDefaultsAsAbsent) {
   FitRequest plain = server.fits->last_request();
   EXPECT_EQ(plain.debiasing, "");
   EXPECT_EQ(plain.residual, "");
+  EXPECT_EQ(plain.structure, "");
+  EXPECT_EQ(plain.curvature, "");
+  EXPECT_EQ(plain.prior_method, "");
+  EXPECT_EQ(plain.noise_method, "");
+  EXPECT_EQ(plain.kfac_eigenvalues, "");
+  EXPECT_EQ(plain.temperature, 0);
   EXPECT_FALSE(plain.prior_precision.has_value());
+  EXPECT_FALSE(plain.sigma_noise.has_value());
   EXPECT_FALSE(plain.keep_inactive);
 
   request.set_version(1);
   request.set_validation_dataset_id("sha256-1");
   request.set_keep_inactive(true);
-  v1::FitOptions& options = *request.mutable_options();
-  options.set_rank(7);
-  options.set_direction_batch_size(8);
-  options.set_curvature_batch_size(9);
-  options.set_debiasing(v1::DEBIASING_STRATEGY_TWO_BATCH);
-  options.set_residual(v1::RESIDUAL_KIND_NONE);
-  options.set_seed(10);
-  options.set_prior_precision(11);
-  options.set_ood_prior_precision(12);
-  options.set_lanczos_tolerance(0.5);
-  options.set_max_products(13);
-  options.set_target_id_rate(0.1);
-  options.set_max_validation_examples(14);
+  request.mutable_options()->set_rank(7);
   grpc::Status status;
   do {  // the first fit may still be ending
     status = Call(*server.posteriors, &PosteriorStub::FitPosterior, request, &response);
@@ -292,17 +288,59 @@ TEST(PosteriorServiceTest, FitPassesTheRequestOnAndMarksDefaultsAsAbsent) {
   EXPECT_EQ(full.validation_dataset_id, "sha256-1");
   EXPECT_TRUE(full.keep_inactive);
   EXPECT_EQ(full.rank, 7);
-  EXPECT_EQ(full.direction_batch_size, 8);
-  EXPECT_EQ(full.curvature_batch_size, 9);
-  EXPECT_EQ(full.debiasing, "two_batch");
-  EXPECT_EQ(full.residual, "none");
-  EXPECT_EQ(full.seed, 10u);
-  EXPECT_EQ(full.prior_precision.value_or(0), 11);
-  EXPECT_EQ(full.ood_prior_precision.value_or(0), 12);
-  EXPECT_EQ(full.lanczos_tolerance, 0.5);
-  EXPECT_EQ(full.max_products, 13);
-  EXPECT_EQ(full.target_id_rate, 0.1);
-  EXPECT_EQ(full.max_validation_examples, 14);
+}
+
+TEST(PosteriorServiceTest, UpdatePassesTheRequestOn) {
+  TestServer server;
+  v1::UpdatePosteriorRequest request;
+  request.set_model("net");
+  request.set_dataset_id("sha256-0");
+  v1::UpdatePosteriorResponse response;
+  ASSERT_TRUE(Call(*server.posteriors, &PosteriorStub::UpdatePosterior, request, &response).ok());
+  EXPECT_EQ(response.operation().description(), "update p-1");
+  EXPECT_FALSE(response.operation().id().empty());
+  const UpdateRequest plain = server.fits->last_update();
+  EXPECT_EQ(plain.model, "net");
+  EXPECT_EQ(plain.version, 0);
+  EXPECT_EQ(plain.posterior_id, "");
+  EXPECT_EQ(plain.dataset_id, "sha256-0");
+  EXPECT_FALSE(plain.keep_inactive);
+
+  request.set_version(1);
+  request.set_posterior_id("p-2");
+  request.set_keep_inactive(true);
+  grpc::Status status;
+  do {  // the first update may still be ending
+    status = Call(*server.posteriors, &PosteriorStub::UpdatePosterior, request, &response);
+  } while (status.error_code() == StatusCode::RESOURCE_EXHAUSTED);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(server.fits->last_update().version, 1);
+  EXPECT_EQ(server.fits->last_update().posterior_id, "p-2");
+  EXPECT_TRUE(server.fits->last_update().keep_inactive);
+}
+
+TEST(PosteriorServiceTest, FitsAndUpdatesWithoutRoomSayWhenToTryAgain) {
+  v1::ServerConfig config;
+  TestServer server(config);
+  server.fits->SetWork([](OperationHandle& handle) -> absl::StatusOr<std::string> {
+    while (!handle.cancelled()) std::this_thread::yield();
+    return absl::CancelledError("stopped");
+  });
+  v1::UpdatePosteriorRequest update;
+  update.set_model("net");
+  update.set_dataset_id("sha256-0");
+  v1::UpdatePosteriorResponse updated;
+  ASSERT_TRUE(Call(*server.posteriors, &PosteriorStub::UpdatePosterior, update, &updated).ok());
+  v1::FitPosteriorRequest fit;
+  fit.set_model("net");
+  fit.set_train_dataset_id("sha256-0");
+  v1::FitPosteriorResponse fitted;
+  for (const grpc::Status& status :
+       {Call(*server.posteriors, &PosteriorStub::UpdatePosterior, update, &updated),
+        Call(*server.posteriors, &PosteriorStub::FitPosterior, fit, &fitted)}) {
+    EXPECT_EQ(status.error_code(), StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
+    EXPECT_EQ(DetailOf<google::rpc::RetryInfo>(status).retry_delay().seconds(), 30);
+  }
 }
 
 TEST(PosteriorServiceTest, GetShowsTheActiveOneByDefault) {
@@ -318,6 +356,7 @@ TEST(PosteriorServiceTest, GetShowsTheActiveOneByDefault) {
   EXPECT_EQ(posterior.options().residual(), v1::RESIDUAL_KIND_ISOTROPIC);
   EXPECT_THAT(posterior.eigenvalues(), ElementsAre(2, 1));
   EXPECT_EQ(posterior.prior_candidates(0).validation_nll(), 1.25);
+  EXPECT_EQ(posterior.prior_candidates(0).log_marginal_likelihood(), -3.5);
   EXPECT_EQ(posterior.ood_thresholds(0).count(), 100);
   EXPECT_THAT(posterior.warnings(), ElementsAre("rank exhausted"));
 }

@@ -2,8 +2,8 @@
 //
 // FakeModelHost serves whatever Add was called for. Its networks take float32 inputs [B, 2] and
 // give 3 outputs; scores are "energy" and "variance". `on_compute` runs on the compute thread for
-// every Predict and Score, so a test can hold a computation up, fail it, or count it. Fits run
-// `FakeFitService::work`. Both are thread-safe once set up.
+// every Predict and Score, so a test can hold a computation up, fail it, or count it. Fits and
+// updates run `FakeFitService::work`. Both are thread-safe once set up.
 #pragma once
 
 #include <cmath>
@@ -233,6 +233,13 @@ class FakeFitService : public FitService {
     last_request_ = request;
     return operations_.Start(absl::StrCat("fit ", info->name, "/", info->version), work_);
   }
+  absl::StatusOr<OperationSnapshot> StartUpdate(const UpdateRequest& request) override {
+    const auto record = GetPosterior(request.model, request.version, request.posterior_id);
+    if (!record.ok()) return record.status();
+    std::lock_guard<std::mutex> lock(mutex_);
+    last_update_ = request;
+    return operations_.Start(absl::StrCat("update ", record->id), work_);
+  }
   absl::StatusOr<std::vector<PosteriorRecord>> ListPosteriors(const std::string& model,
                                                               int64_t version) const override {
     auto record = GetPosterior(model, version, "p-1");
@@ -256,7 +263,7 @@ class FakeFitService : public FitService {
     record.residual_kind = "isotropic";
     record.rank = 2;
     record.eigenvalues = {2.0, 1.0};
-    record.prior_candidates = {{0.5, 1.25}};
+    record.prior_candidates = {{0.5, 1.25, -3.5}};
     record.ood_thresholds = {{"energy", 0.5, 0.05, 100, 0.01, 0.1}};
     record.warnings = {"rank exhausted"};
     return record;
@@ -270,6 +277,10 @@ class FakeFitService : public FitService {
     std::lock_guard<std::mutex> lock(mutex_);
     return last_request_;
   }
+  UpdateRequest last_update() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return last_update_;
+  }
 
  private:
   ModelHost& host_;
@@ -277,6 +288,7 @@ class FakeFitService : public FitService {
   mutable std::mutex mutex_;
   Operations::Work work_ = [](OperationHandle&) { return std::string("p-1"); };
   FitRequest last_request_;
+  UpdateRequest last_update_;
 };
 
 }  // namespace laplaced::test_support

@@ -1,0 +1,24 @@
+// Options of `laplace fit` that say what posterior is fitted, and how. Free functions; thread-safe.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "client/cpp/fit_types.h"
+
+namespace laplace::cli {
+
+// Parsing fills `options`, which must outlive `app`.
+void AddFitOptions(CLI::App& app, client::FitOptions& options);
+
+// Whether every option that was given on the command line, and the seed, is what the posterior was
+// fitted with.
+bool SameOptions(const client::FitOptions& asked, const client::FitOptions& used);
+
+// "2G", "512M", "64K" in powers of 1024, or a plain number of bytes. INVALID_ARGUMENT for anything
+// else.
+absl::StatusOr<int64_t> ParseBytes(const std::string& text);
+
+}  // namespace laplace::cli

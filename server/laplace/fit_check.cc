@@ -1,0 +1,247 @@
+#include "server/laplace/fit_check.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "server/laplace/fit.h"
+#include "server/laplace/last_layer_fit.h"
+#include "server/model/field_error.h"
+#include "server/model/torch_status.h"
+
+namespace laplaced {
+namespace {
+
+constexpr double kGib = 1073741824.0;
+
+absl::Status CheckPositive(const char* field, const absl::optional<double>& value) {
+  if (value && !(std::isfinite(*value) && *value > 0)) {
+    return FieldError(field, absl::StrCat("expected a finite number > 0, got ", *value));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRank(const LowRankOptions& options, int64_t p, int64_t memory_limit) {
+  if (options.rank < 1 || options.rank > p) {
+    return FieldError(
+        "options.rank",
+        absl::StrCat("expected 1 to ", p, " (the uncertain parameters), got ", options.rank));
+  }
+  const int64_t vector_bytes = 8 * p;
+  const int64_t vectors = LanczosVectors(options, p);
+  if (vectors < options.rank + 6) {
+    return FieldError(
+        "options.memory_limit_bytes",
+        absl::StrFormat("expected at least %d bytes (rank + 6 vectors of %d doubles), "
+                        "got %d; or choose a smaller rank",
+                        (options.rank + 6) * vector_bytes, p, options.lanczos_memory_bytes));
+  }
+  // The directions stand beside the vectors of Lanczos; with CROSS_FIT there are two sets.
+  const int64_t sets = options.debiasing == Debiasing::kCrossFit ? 2 : 1;
+  const int64_t needed = (vectors + sets * options.rank) * vector_bytes;
+  if (memory_limit > 0 && needed > memory_limit) {
+    const int64_t most = (memory_limit / vector_bytes - (vectors - options.rank)) / (1 + sets);
+    return FieldError(
+        "options.rank",
+        absl::StrFormat(
+            "%d directions of %d parameters need about %.1f GiB of memory, a fit may use %.1f GiB; "
+            "at most %d would fit",
+            options.rank, p, static_cast<double>(needed) / kGib,
+            static_cast<double>(memory_limit) / kGib, std::max<int64_t>(most, 0)));
+  }
+  return absl::OkStatus();
+}
+
+// The bases of a weight seen as [rows, columns], twice: sums and eigenvectors.
+absl::Status CheckKroneckerMemory(const Network& network, int64_t memory_limit) {
+  if (memory_limit <= 0) return absl::OkStatus();
+  for (const Parameter& p : network.parameters()) {
+    if (p.value.dim() < 2) continue;
+    const int64_t rows = p.value.size(0), columns = p.value.numel() / rows;
+    const double needed = 16.0 * (static_cast<double>(rows) * static_cast<double>(rows) +
+                                  static_cast<double>(columns) * static_cast<double>(columns));
+    if (needed > static_cast<double>(memory_limit)) {
+      return FieldError(
+          "options.structure",
+          absl::StrFormat("Kronecker factors of %s need about %.1f GiB of memory, a "
+                          "fit may use %.1f GiB: leave it out with "
+                          "options.parameters or choose LOW_RANK",
+                          p.name, needed / kGib, static_cast<double>(memory_limit) / kGib));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckBatches(const LowRankOptions& options, int64_t n) {
+  const bool second =
+      options.debiasing == Debiasing::kTwoBatch || options.debiasing == Debiasing::kCrossFit;
+  const bool measures_first = options.debiasing == Debiasing::kNone ||
+                              options.debiasing == Debiasing::kCrossFit ||
+                              options.debiasing == Debiasing::kFullPass;
+  if (const int64_t least = measures_first ? 2 : 1; options.direction_batch_size < least) {
+    return FieldError(
+        "options.direction_batch_size",
+        absl::StrCat("expected at least ", least, ", got ", options.direction_batch_size));
+  }
+  if (second && options.curvature_batch_size < 2) {
+    return FieldError("options.curvature_batch_size",
+                      absl::StrCat("expected at least 2, got ", options.curvature_batch_size));
+  }
+  // FULL_PASS: a standard error needs two examples outside B1.
+  const int64_t needed =
+      options.direction_batch_size + (second ? options.curvature_batch_size
+                                      : options.debiasing == Debiasing::kFullPass ? 2
+                                                                                  : 0);
+  if (needed > n) {
+    return FieldError(
+        second ? "options.curvature_batch_size" : "options.direction_batch_size",
+        absl::StrCat(
+            "the batches need ", needed, " distinct examples (direction_batch_size ",
+            options.direction_batch_size,
+            second ? absl::StrCat(" + curvature_batch_size ", options.curvature_batch_size) : "",
+            "), the training data has ", n));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckCombination(const FitOptions& options) {
+  const LowRankOptions& low_rank = options.low_rank;
+  const bool is_low_rank = options.structure == StructureKind::kLowRank;
+  if (low_rank.curvature.kind == CurvatureKind::kHessian && !is_low_rank) {
+    return FieldError("options.curvature", "HESSIAN needs structure LOW_RANK");
+  }
+  if (low_rank.curvature.fisher_samples < 1) {
+    return FieldError("options.fisher_samples",
+                      absl::StrCat("expected at least 1, got ", low_rank.curvature.fisher_samples));
+  }
+  if (options.structure == StructureKind::kKfac && low_rank.debiasing != Debiasing::kNone &&
+      low_rank.debiasing != Debiasing::kTwoBatch) {
+    return FieldError("options.debiasing", "with structure KFAC, expected NONE or TWO_BATCH");
+  }
+  if (low_rank.variance_correction && !is_low_rank) {
+    return FieldError("options.variance_correction", "needs structure LOW_RANK");
+  }
+  const double target = low_rank.target_relative_standard_error;
+  if (!(target >= 0 && target < 1)) {
+    return FieldError("options.target_relative_standard_error",
+                      absl::StrCat("expected a number in [0, 1), got ", target));
+  }
+  if (!(options.temperature > 0 && std::isfinite(options.temperature))) {
+    return FieldError("options.temperature",
+                      absl::StrCat("expected a finite number > 0, got ", options.temperature));
+  }
+  if (is_low_rank && !(low_rank.lanczos_tolerance > 0 && low_rank.lanczos_tolerance < 1)) {
+    return FieldError("options.lanczos_tolerance", absl::StrCat("expected a number in (0, 1), got ",
+                                                                low_rank.lanczos_tolerance));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckPrior(const EmpiricalRisk& risk, const Dataset& validation,
+                        const FitOptions& options) {
+  LAPLACED_RETURN_IF_ERROR(CheckPositive("options.prior_precision", options.prior_precision));
+  LAPLACED_RETURN_IF_ERROR(
+      CheckPositive("options.ood_prior_precision", options.ood_prior_precision));
+  const PriorMethod method = PriorMethodOf(options, validation.size() > 0);
+  if (method == PriorMethod::kGiven && !options.prior_precision) {
+    return FieldError("options.prior_precision", "is required with prior_method GIVEN");
+  }
+  if (method != PriorMethod::kGiven && options.prior_precision) {
+    return FieldError("options.prior_precision",
+                      "another prior_method was asked for: leave this out, or choose GIVEN");
+  }
+  if (method == PriorMethod::kValidation && validation.size() == 0) {
+    return FieldError("options.prior_method", "VALIDATION needs validation data");
+  }
+  if (method == PriorMethod::kWeightDecay && !WeightDecayPrecision(risk)) {
+    return FieldError("options.prior_precision",
+                      "is required, because the model's manifest states no weight_decay and there "
+                      "is no validation data to tune it on (or choose prior_method EVIDENCE)");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckNoise(const EmpiricalRisk& risk, const FitOptions& options) {
+  LAPLACED_RETURN_IF_ERROR(CheckPositive("options.sigma_noise", options.sigma_noise));
+  const bool gaussian = risk.likelihood.kind == Likelihood::Kind::kGaussian;
+  if (!gaussian && (options.noise_method || options.sigma_noise)) {
+    return FieldError(options.noise_method ? "options.noise_method" : "options.sigma_noise",
+                      "only a Gaussian likelihood has noise; leave it out");
+  }
+  const NoiseMethod method = NoiseMethodOf(options);
+  if (method == NoiseMethod::kGiven && !options.sigma_noise) {
+    return FieldError("options.sigma_noise", "is required with noise_method GIVEN");
+  }
+  if (method != NoiseMethod::kGiven && options.sigma_noise) {
+    return FieldError("options.sigma_noise",
+                      "another noise_method was asked for: leave this out, or choose GIVEN");
+  }
+  if (gaussian && method == NoiseMethod::kManifest && !(risk.manifest.likelihood.sigma_noise > 0)) {
+    return FieldError(
+        "options.noise_method",
+        "the model's manifest states no sigma_noise: choose DATA or EVIDENCE, or give "
+        "options.sigma_noise");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int64_t NumData(const EmpiricalRisk& risk) {
+  return risk.manifest.n_data > 0 ? risk.manifest.n_data : risk.size();
+}
+
+absl::optional<double> WeightDecayPrecision(const EmpiricalRisk& risk) {
+  if (!(risk.manifest.weight_decay > 0)) return absl::nullopt;
+  return static_cast<double>(NumData(risk)) * risk.manifest.weight_decay;
+}
+
+absl::Status CheckData(const EmpiricalRisk& risk, const std::string& field, const Dataset& data) {
+  const std::vector<int64_t> example(data.inputs.sizes().begin() + 1, data.inputs.sizes().end());
+  if (example != risk.manifest.input_shape) {
+    return FieldError(field,
+                      absl::StrCat("examples have shape ", ShapeString(example), ", expected ",
+                                   ShapeString(risk.manifest.input_shape), " (the model's input)"));
+  }
+  if (data.inputs.scalar_type() == at::kByte && !risk.manifest.accepts_uint8) {
+    return FieldError(field,
+                      "inputs are uint8, expected float32 or float64: the model's manifest does "
+                      "not say how to scale raw pixels (input.uint8_scale)");
+  }
+  return risk.likelihood.CheckTargets(field, data.targets, risk.network.n_outputs());
+}
+
+absl::Status CheckFit(const EmpiricalRisk& risk, const Dataset& validation,
+                      const FitOptions& options) {
+  LAPLACED_RETURN_IF_ERROR(CheckData(risk, "train_dataset_id", risk.data));
+  if (validation.size() > 0)
+    LAPLACED_RETURN_IF_ERROR(CheckData(risk, "validation_dataset_id", validation));
+  const int64_t p = risk.network.n_parameters();
+  LAPLACED_RETURN_IF_ERROR(CheckCombination(options));
+  switch (options.structure) {
+    case StructureKind::kLowRank:
+      LAPLACED_RETURN_IF_ERROR(CheckRank(options.low_rank, p, options.memory_limit_bytes));
+      LAPLACED_RETURN_IF_ERROR(CheckBatches(options.low_rank, risk.size()));
+      break;
+    case StructureKind::kKfac:
+      LAPLACED_RETURN_IF_ERROR(CheckKroneckerMemory(risk.network, options.memory_limit_bytes));
+      LAPLACED_RETURN_IF_ERROR(CheckBatches(options.low_rank, risk.size()));
+      break;
+    case StructureKind::kLastLayer:
+      if (p > kLastLayerLimit) {
+        return FieldError("options.structure",
+                          absl::StrCat("LAST_LAYER takes at most ", kLastLayerLimit,
+                                       " parameters, the last layer has ", p,
+                                       ": choose LOW_RANK or KFAC with options.parameters"));
+      }
+      if (risk.size() < 2) {
+        return FieldError("train_dataset_id", "expected at least 2 examples, got 1");
+      }
+      break;
+  }
+  LAPLACED_RETURN_IF_ERROR(CheckPrior(risk, validation, options));
+  return CheckNoise(risk, options);
+}
+
+}  // namespace laplaced
