@@ -197,6 +197,7 @@ Json ToJson(const client::Posterior& posterior) {
   json["clipped_directions"] = posterior.clipped_directions;
   json["parent_posterior_id"] = posterior.parent_posterior_id;
   json["updated_examples"] = posterior.updated_examples;
+  json["updated_dataset_ids"] = posterior.updated_dataset_ids;
   return json;
 }
 

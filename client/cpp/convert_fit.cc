@@ -209,6 +209,8 @@ Posterior FromProto(const v1::Posterior& message) {
   posterior.clipped_directions = message.clipped_directions();
   posterior.parent_posterior_id = message.parent_posterior_id();
   posterior.updated_examples = message.updated_examples();
+  posterior.updated_dataset_ids.assign(message.updated_dataset_ids().begin(),
+                                       message.updated_dataset_ids().end());
   return posterior;
 }
 

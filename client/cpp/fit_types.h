@@ -140,6 +140,7 @@ struct Posterior {
   int32_t clipped_directions = 0;
   std::string parent_posterior_id;
   int64_t updated_examples = 0;
+  std::vector<std::string> updated_dataset_ids;
 };
 
 enum class OperationState { kUnspecified, kRunning, kSucceeded, kFailed, kCancelled };

@@ -17,8 +17,8 @@
 namespace laplaced {
 namespace {
 
-// Validation examples that are used at most unless the user says otherwise: with a diagonal
-// residual every candidate precision costs a contraction of its own.
+// Validation examples that candidate precisions are compared on unless the user says otherwise,
+// with a diagonal residual: there every candidate costs a contraction of its own.
 constexpr int64_t kDiagonalValidationExamples = 1000;
 
 // Turns progress of one phase into progress of the whole. Shares are rough and only for display.
@@ -108,7 +108,10 @@ class Finish {
     terms_.prior = MakePriorTerms(risk_.network, scale);
     terms_.n_outputs = risk_.network.n_outputs();
     terms_.sigma_noise = risk_.likelihood.sigma_noise;
-    const absl::optional<double> decay = WeightDecayPrecision(risk_);
+    absl::optional<double> decay;  // n_data * weight_decay, with what updates added
+    if (risk_.manifest.weight_decay > 0) {
+      decay = static_cast<double>(result_.posterior.n_data) * risk_.manifest.weight_decay;
+    }
     result_.posterior.temperature = options_.temperature;
     result_.posterior.structure = result_.fitted->MakeStructure(scale);
     result_.posterior.prior_precision =
@@ -134,7 +137,10 @@ class Finish {
     if (!ood) ood = decay;
     if (validation_.size() > 0) {
       const Stopwatch time;
-      LAPLACED_RETURN_IF_ERROR(Validate(grid, ood));
+      // Where candidates see only part of the data, scores still see all of it.
+      const bool apart = GridLimit() < Limit();
+      LAPLACED_RETURN_IF_ERROR(Validate(grid, apart ? absl::nullopt : ood));
+      if (apart && ood) LAPLACED_RETURN_IF_ERROR(Validate({}, ood));
       if (result_.prior_method == PriorMethod::kValidation) {
         std::string warning;
         const size_t best = BestByValidation(result_.prior_candidates, &warning);
@@ -178,23 +184,25 @@ class Finish {
     result_.posterior.structure = result_.fitted->MakeStructure(scale);
   }
 
+  // Validation examples to use, and those to compare candidates on.
+  int64_t Limit() const {
+    const int64_t most = options_.max_validation_examples;
+    return most > 0 ? std::min(most, validation_.size()) : validation_.size();
+  }
+  int64_t GridLimit() const {
+    const bool expensive = DiagonalResidual() && options_.max_validation_examples == 0;
+    return expensive ? std::min(kDiagonalValidationExamples, Limit()) : Limit();
+  }
+
   // One pass over the validation data: NLL at every precision of `grid`, into prior_candidates, and
   // if `ood` is known, everything for scores.
   absl::Status Validate(const std::vector<double>& grid, absl::optional<double> ood) {
-    Dataset chosen = validation_;
-    int64_t limit = options_.max_validation_examples;
-    if (limit == 0 && DiagonalResidual()) limit = kDiagonalValidationExamples;
-    if (limit > 0 && limit < validation_.size()) {
-      if (options_.max_validation_examples == 0 && !grid.empty()) {
-        result_.warnings.push_back(absl::StrCat(
-            "only ", limit, " of ", validation_.size(),
-            " validation examples were used: a diagonal residual makes each of them expensive"));
-      }
-      chosen = validation_.Select(
-          DisjointBatches(validation_.size(), {limit}, options_.low_rank.seed)[0]);
-    }
-    const int64_t size = chosen.size();
-    result_.validation_count = size;
+    const int64_t size = grid.empty() ? Limit() : GridLimit();
+    const Dataset chosen = size == validation_.size()
+                               ? validation_
+                               : validation_.Select(DisjointBatches(validation_.size(), {size},
+                                                                    options_.low_rank.seed)[0]);
+    if (!grid.empty()) result_.validation_count = size;
     LinearizeRequest request;
     for (const double delta : grid) {
       request.variance_at.push_back(result_.posterior.WithPriorPrecision(delta).precisions());
@@ -226,7 +234,7 @@ class Finish {
       }
       LAPLACED_RETURN_IF_ERROR(progress(begin + part.size(), size));
     }
-    result_.validation_nll_map = map_sum / static_cast<double>(size);
+    if (!grid.empty()) result_.validation_nll_map = map_sum / static_cast<double>(size);
     for (size_t i = 0; i < sums.size(); ++i) {
       result_.prior_candidates[i].validation_nll = sums[i] / static_cast<double>(size);
     }

@@ -89,6 +89,7 @@ struct PosteriorRecord {
   int64_t clipped_directions = 0;
   std::string parent_posterior_id;
   int64_t updated_examples = 0;
+  std::vector<std::string> updated_dataset_ids;
   std::vector<PriorCandidateRecord> prior_candidates;
   double validation_nll_map = 0;
   std::vector<OodThresholdRecord> ood_thresholds;

@@ -83,6 +83,7 @@ void VisitFields(PosteriorRecord& record, Visitor& visit) {
   visit("clipped_directions", record.clipped_directions);
   visit("parent_posterior_id", record.parent_posterior_id);
   visit("updated_examples", record.updated_examples);
+  visit("updated_dataset_ids", record.updated_dataset_ids);
   visit("prior_candidates", record.prior_candidates);
   visit("validation_nll_map", record.validation_nll_map);
   visit("ood_thresholds", record.ood_thresholds);

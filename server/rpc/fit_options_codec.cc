@@ -140,12 +140,40 @@ absl::Status CheckStructure(const v1::FitOptions& options) {
   return absl::OkStatus();
 }
 
+// Options that the chosen structure has no use for: taken in silence they would promise something.
+absl::Status CheckUseless(const v1::FitOptions& options) {
+  if (IsLowRank(options)) return absl::OkStatus();
+  const bool last_layer = options.structure() == v1::POSTERIOR_STRUCTURE_LAST_LAYER;
+  const struct {
+    const char* field;
+    bool given;
+    bool refused;
+  } useless[] = {
+      {"options.rank", options.rank() != 0, true},
+      {"options.lanczos_tolerance", options.lanczos_tolerance() != 0, true},
+      {"options.max_products", options.max_products() != 0, true},
+      {"options.memory_limit_bytes", options.memory_limit_bytes() != 0, true},
+      {"options.target_relative_standard_error", options.target_relative_standard_error() != 0,
+       true},
+      {"options.debiasing", options.debiasing() != v1::DEBIASING_STRATEGY_UNSPECIFIED, last_layer},
+      {"options.direction_batch_size", options.direction_batch_size() != 0, last_layer},
+      {"options.curvature_batch_size", options.curvature_batch_size() != 0, last_layer}};
+  for (const auto& option : useless) {
+    if (!option.given || !option.refused) continue;
+    return FieldError(
+        option.field,
+        absl::StrCat("has no meaning with ", StructureName(options),
+                     last_layer ? ", which uses all training data and no batches" : "",
+                     ": leave it out"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckParameters(const v1::FitOptions& options) {
   if (options.structure() == v1::POSTERIOR_STRUCTURE_LAST_LAYER && options.parameters_size() > 0) {
-    return FieldError(
-        "options.parameters",
-        absl::StrCat("expected none with POSTERIOR_STRUCTURE_LAST_LAYER, whose ",
-                     "parameters the model's manifest names, got ", options.parameters_size()));
+    return FieldError("options.parameters",
+                      absl::StrCat("expected none with POSTERIOR_STRUCTURE_LAST_LAYER, whose ",
+                                   "parameters GetModel lists, got ", options.parameters_size()));
   }
   for (int i = 0; i < options.parameters_size(); ++i) {
     if (!options.parameters(i).empty()) continue;
@@ -214,6 +242,7 @@ absl::Status ReadFitOptions(const v1::FitOptions& options, FitRequest* fit) {
   // What follows names enum values, so they must be known.
   if (!status.ok()) return status;
   status.Update(CheckStructure(options));
+  status.Update(CheckUseless(options));
   status.Update(CheckParameters(options));
   status.Update(CheckMeasuring(options));
   status.Update(CheckMethod("options.prior_precision", options.has_prior_precision(),

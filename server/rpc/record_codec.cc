@@ -167,6 +167,8 @@ void FillPosterior(const PosteriorRecord& record, const std::string& active_post
   posterior->set_validation_dataset_id(record.validation_dataset_id);
   posterior->set_parent_posterior_id(record.parent_posterior_id);
   posterior->set_updated_examples(record.updated_examples);
+  posterior->mutable_updated_dataset_ids()->Assign(record.updated_dataset_ids.begin(),
+                                                   record.updated_dataset_ids.end());
   posterior->set_checkpoint_sha256(record.checkpoint_sha256);
   posterior->set_code_version(record.code_version);
   posterior->set_create_time(record.create_time);

@@ -129,9 +129,11 @@ class TorchFitService : public FitService {
           absl::StrCat("posterior ", old.id,
                        " was made by a version that kept no statistics to add to: fit again"));
     }
-    if (old.train_dataset_id == request.dataset_id) {
+    const std::vector<std::string>& added = old.updated_dataset_ids;
+    if (old.train_dataset_id == request.dataset_id ||
+        std::find(added.begin(), added.end(), request.dataset_id) != added.end()) {
       return FieldError("dataset_id",
-                        "the posterior was fitted on these examples: an update takes new ones");
+                        "the posterior has these examples already: an update takes new ones");
     }
     std::string validation = old.validation_dataset_id;
     const bool lost = !validation.empty() && absl::IsNotFound(datasets_.Find(validation).status());
@@ -151,6 +153,7 @@ class TorchFitService : public FitService {
     job.record.code_version = fresh.code_version;
     job.record.parent_posterior_id = old.id;
     job.record.updated_examples = old.updated_examples + job.risk->size();
+    job.record.updated_dataset_ids.push_back(request.dataset_id);
     job.record.ood_thresholds.clear();
     job.record.warnings.clear();
     if (lost) {

@@ -6,9 +6,10 @@
 //
 // The first table has one row per fit: quality of the probit predictive at delta = n_data *
 // weight_decay and at the delta that validation data choose, and the distance to a reference (low
-// rank, both batches large, layerwise residual). The second has the curvature by index on the batch
-// that chose the directions, and on an independent one, over that on a third, large one. Numbers
-// are mean +- standard error over seeds, which choose the batches; network and test images stay the
+// rank, both batches large, layerwise residual; for K-FAC, which becomes another posterior with
+// large batches, also to K-FAC with these). The second has the curvature by index on the batch that
+// chose the directions, and on an independent one, over that on a third, large one. Numbers are
+// mean +- standard error over seeds, which choose the batches; network and test images stay the
 // same. Strategies of one seed share B1; equal_budget takes B1 and B2 together as its one batch,
 // and two_batch_2k is there because cross_fit has twice the directions. All see the same first rows
 // of the training data; N in the posterior is the manifest's. --help lists the options.
@@ -259,6 +260,7 @@ enum Column {
   kLogDelta,
   kTrace,
   kKl,
+  kKlOwn,
   kAuroc,
   kSeconds,
   kColumns
@@ -278,6 +280,7 @@ constexpr ColumnFormat kFormats[kColumns] = {
     {"log10_delta", "log10 δ/Nβ", 1},
     {"trace_ratio", "tr V / ref", 3},
     {"kl", "KL(ref‖·)", 4},
+    {"kl_own", "KL(kfac ref‖·)", 4},
     {"auroc", "AUROC", 3},
     {"seconds", "s", 1},
 };
@@ -342,9 +345,10 @@ class Evaluator {
   Evaluator(const Subject& subject, const Network& network, const CapturePlan& plan)
       : subject_(subject), network_(network), plan_(plan) {}
 
-  // All but the seconds. `keep`, if given, receives what later rows are compared with.
+  // All but the seconds. `own` is the reference of the same structure, if that is another. `keep`,
+  // if given, receives what later rows are compared with.
   Metrics Evaluate(const FittedCurvature& fitted, const Reference& reference,
-                   Reference* keep = nullptr) const {
+                   const Reference& own = {}, Reference* keep = nullptr) const {
     const Manifest& manifest = subject_.risk.manifest;
     Posterior posterior;
     posterior.structure = fitted.MakeStructure(PriorScale(network_, manifest));
@@ -370,6 +374,7 @@ class Evaluator {
       metrics[kTrace] = trace / reference.trace;
       metrics[kKl] = Kl(reference.log_p, log_p);
     }
+    if (own.log_p.defined()) metrics[kKlOwn] = Kl(own.log_p, log_p);
     if (subject_.ood.defined()) {
       const Linearized ood =
           Linearize(*posterior.structure, subject_.ood, {precisions(subject_.decay)});
@@ -593,6 +598,7 @@ class Bench {
     Describe();
     FitReference();
     if (options_.Has("structures", "last_layer")) FitLastLayerRow();
+    if (options_.Has("structures", "kfac")) FitKfacReference();
     for (int64_t seed = 1; seed <= options_.Count("seeds"); ++seed) {
       if (options_.Has("structures", "low_rank")) FitLowRankRows(seed);
       if (options_.Has("structures", "kfac")) FitKfacRows(seed);
@@ -665,7 +671,7 @@ class Bench {
     low_rank.curvature_batch_size = reference_b2_;
     double seconds = 0;
     const auto fit = FitOne(low_rank, &seconds);
-    Metrics metrics = whole_.Evaluate(*fit, {}, &reference_);
+    Metrics metrics = whole_.Evaluate(*fit, {}, {}, &reference_);
     metrics[kTrace] = 1;
     metrics[kKl] = 0;
     metrics[kSeconds] = seconds;
@@ -726,6 +732,27 @@ class Bench {
     }
   }
 
+  void FitKfacRow(const std::string& strategy, const KroneckerOptions& kronecker, Reference* keep) {
+    const Stopwatch time;
+    const auto fit = Must(FitKronecker(subject_.risk, subject_.plan, kronecker, nullptr, nullptr));
+    const double seconds = time.Seconds();
+    const auto seed = static_cast<int64_t>(kronecker.seed);
+    const std::string values = kronecker.exact ? "exact" : "factors";
+    Metrics metrics = whole_.Evaluate(*fit, reference_, kfac_reference_, keep);
+    metrics[kSeconds] = seconds;
+    table_.Add(keep != nullptr ? "kfac reference" : "kfac", strategy, values, seed, metrics);
+    Note(absl::StrCat("seed ", seed, " kfac ", strategy, ", ", values), seconds);
+  }
+
+  // What K-FAC becomes with large batches is another posterior than low rank's.
+  void FitKfacReference() {
+    KroneckerOptions kronecker;
+    kronecker.direction_batch_size = options_.Count("reference-b1");
+    kronecker.curvature_batch_size = reference_b2_;
+    kronecker.seed = kReferenceSeed;
+    FitKfacRow("two_batch", kronecker, &kfac_reference_);
+  }
+
   void FitKfacRows(int64_t seed) {
     for (const std::string strategy : {"none", "equal_budget", "two_batch"}) {
       if (!options_.Has("strategies", strategy)) continue;
@@ -737,15 +764,7 @@ class Bench {
         kronecker.debias = strategy == "two_batch";
         kronecker.exact = exact;
         kronecker.seed = seed;
-        const Stopwatch time;
-        const auto fit =
-            Must(FitKronecker(subject_.risk, subject_.plan, kronecker, nullptr, nullptr));
-        const double seconds = time.Seconds();
-        Metrics metrics = whole_.Evaluate(*fit, reference_);
-        metrics[kSeconds] = seconds;
-        const std::string values = exact ? "exact" : "factors";
-        table_.Add("kfac", strategy, values, seed, metrics);
-        Note(absl::StrCat("seed ", seed, " kfac ", strategy, ", ", values), seconds);
+        FitKfacRow(strategy, kronecker, nullptr);
       }
     }
   }
@@ -809,7 +828,7 @@ class Bench {
   const Evaluator whole_;
   Csv csv_;
   FitTable table_;
-  Reference reference_;
+  Reference reference_, kfac_reference_;
   int64_t reference_b2_ = 0, truth_ = 0;
   std::vector<int64_t> bias_sizes_;
   const Stopwatch total_;

@@ -2,10 +2,11 @@
 // way, in one run.
 //
 //   forward/NET/batch:B           f(x)
-//   exact/NET/K:K/batch:B         f, T = JU and G = JJ' without Jacobians
-//   (server/curvature/jacobian_products.h) full_jacobian/NET/K:K/batch:B the usual way: one reverse
-//   pass per example and output, the batch x C x P Jacobian kept in
-//                                 memory, then contracted
+//   exact/NET/K:K/batch:B         f, T = JU and G = JJ' without Jacobians (jacobian_products.h)
+//   served/NET/RESIDUAL/batch:B   what a request costs: covariance at one prior precision and
+//                                 variance at another, K = 50, for each kind of residual
+//   full_jacobian/NET/K:K/batch:B the usual way: one reverse pass per example and output, the
+//                                 batch x C x P Jacobian kept in memory, then contracted
 //   gemm                          single-precision matrix product, the machine's measured limit
 //
 // Counters: ms_per_image; GFLOPS (gemm); peak_MB, how far the peak memory rose above what the
@@ -18,6 +19,7 @@
 #include <string>
 
 #include "server/curvature/jacobian_products.h"
+#include "server/laplace/low_rank_fit.h"
 #include "tests/bench/meter.h"
 
 namespace laplaced::bench {
@@ -42,6 +44,37 @@ void Exact(benchmark::State& state, const BenchNetwork& net, int64_t batch, int6
   for (auto _ : state) {
     const auto products = ComputeJacobianProducts(net.network, net.capture, x, u);
     if (!products.ok()) state.SkipWithError(std::string(products.status().message()).c_str());
+  }
+  meter.ReportImages(state, batch);
+}
+
+struct Residual {
+  const char* name;
+  ResidualKind kind;
+};
+constexpr Residual kResiduals[] = {{"isotropic", ResidualKind::kIsotropic},
+                                   {"layerwise", ResidualKind::kLayerwise},
+                                   {"diagonal", ResidualKind::kDiagonal}};
+
+void Served(benchmark::State& state, const BenchNetwork& net, int64_t batch, ResidualKind kind) {
+  constexpr int64_t kRank = 50;
+  const at::Tensor x = net.network.TrialInputs(batch);
+  LowRankCurvature curvature;
+  curvature.directions = Directions(net.network, kRank);
+  curvature.curvature = at::ones({kRank}, at::kDouble);
+  curvature.residual_kind = kind;
+  curvature.block_sizes = BlockSizes(net.network);
+  const int64_t sizes[] = {1, static_cast<int64_t>(curvature.block_sizes.size()),
+                           net.network.n_parameters()};
+  curvature.residual = at::full({sizes[static_cast<int>(kind) - 1]}, 1e-3, at::kDouble);
+  const LowRankStructure structure(curvature);
+  LinearizeRequest request;
+  request.covariance_at = {{50000, 100}};
+  request.variance_at = {{50000, 25}};
+  const Meter meter;
+  for (auto _ : state) {
+    const auto linearized = structure.Linearize(net.network, net.capture, x, request);
+    if (!linearized.ok()) state.SkipWithError(std::string(linearized.status().message()).c_str());
   }
   meter.ReportImages(state, batch);
 }
@@ -78,6 +111,14 @@ void Register(const BenchNetwork& net) {
     for (int64_t k : {10, 50, 200}) {
       Add("exact/" + net.name + "/K:" + std::to_string(k) + suffix,
           [&net, batch, k](benchmark::State& s) { Exact(s, net, batch, k); });
+    }
+  }
+  for (const Residual& residual : kResiduals) {
+    for (int64_t batch : {1, 32}) {
+      Add("served/" + net.name + "/" + residual.name + "/batch:" + std::to_string(batch),
+          [&net, batch, kind = residual.kind](benchmark::State& s) {
+            Served(s, net, batch, kind);
+          });
     }
   }
   for (int64_t batch : {1, 8}) {

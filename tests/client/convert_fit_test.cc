@@ -90,6 +90,8 @@ TEST(PosteriorTest, HasEveryField) {
   EXPECT_EQ(posterior.clipped_directions, message.clipped_directions());
   EXPECT_EQ(posterior.parent_posterior_id, message.parent_posterior_id());
   EXPECT_EQ(posterior.updated_examples, message.updated_examples());
+  ASSERT_EQ(static_cast<int>(posterior.updated_dataset_ids.size()),
+            message.updated_dataset_ids_size());
   EXPECT_EQ(posterior.cost.peak_memory_bytes, message.cost().peak_memory_bytes());
   EXPECT_EQ(posterior.cost.validation_seconds, message.cost().validation_seconds());
   ASSERT_EQ(posterior.prior_candidates.size(), 1u);

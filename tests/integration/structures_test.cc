@@ -173,14 +173,16 @@ TEST_F(StructuresTest, AnUpdateMakesANewPosteriorAndLeavesTheOldOne) {
   EXPECT_EQ(posterior->biased_eigenvalues, old->biased_eigenvalues);
   EXPECT_NE(posterior->eigenvalues, old->eigenvalues);
   EXPECT_EQ(posterior->ood_thresholds.size(), old->ood_thresholds.size());
+  EXPECT_THAT(connection->Update(request), StatusIs(absl::StatusCode::kInvalidArgument,
+                                                    HasSubstr("has these examples already")));
   // The old one still answers as it did.
   ASSERT_THAT(connection->ActivatePosterior("mlp", 0, id), IsOk());
   EXPECT_EQ(connection->Predict(Request())->mean, before->mean);
 
   request.posterior_id = id;
   request.dataset_id = old->train_dataset_id;
-  EXPECT_THAT(connection->Update(request),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("takes new ones")));
+  EXPECT_THAT(connection->Update(request), StatusIs(absl::StatusCode::kInvalidArgument,
+                                                    HasSubstr("has these examples already")));
   auto biased = world_.FitRequest(*connection);
   biased.options.debiasing = client::Debiasing::kNone;
   biased.options.curvature_batch_size = 0;
@@ -306,7 +308,8 @@ TEST_F(LikelihoodsTest, RegressionFindsItsNoiseAndSaysItsParts) {
     const auto prediction = connection->Predict(Request("regression"));
     ASSERT_THAT(prediction, IsOk());
     for (size_t i = 0; i < 120; ++i) {
-      EXPECT_NEAR(prediction->aleatoric[i], *posterior->options.sigma_noise * *posterior->options.sigma_noise, 1e-6);
+      EXPECT_NEAR(prediction->aleatoric[i],
+                  *posterior->options.sigma_noise * *posterior->options.sigma_noise, 1e-6);
       EXPECT_GT(prediction->epistemic[i], 0);
     }
   }

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <fstream>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/reference/dense.h"
@@ -144,6 +148,51 @@ TEST(LanczosTest, TheSameSeedGivesTheSameDigitsAndAnotherSeedTheSameValues) {
   EXPECT_TRUE(at::equal(first->vectors, again->vectors));
   EXPECT_FALSE(at::equal(first->vectors, other->vectors));
   EXPECT_LT(Max(first->values - other->values), 1e-9);
+}
+
+// A diagonal matrix too large to be written out.
+class DiagonalOperator : public LinearOperator {
+ public:
+  explicit DiagonalOperator(at::Tensor diagonal) : diagonal_(std::move(diagonal)) {}
+  int64_t Rows() const override { return diagonal_.size(0); }
+  int64_t Cols() const override { return Rows(); }
+  bool SelfAdjoint() const override { return true; }
+  double ProductPrecision() const override { return 1e-13; }
+  absl::StatusOr<at::Tensor> Apply(const at::Tensor& block) const override {
+    return block * diagonal_.unsqueeze(1);
+  }
+
+ private:
+  at::Tensor diagonal_;
+};
+
+int64_t KilobytesOf(const std::string& field) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind(field + ":", 0) == 0) {
+      return std::strtoll(line.c_str() + field.size() + 1, nullptr, 10);
+    }
+  }
+  return -1;
+}
+
+TEST(LanczosTest, MemoryStaysWithinRankPlusTwelveVectors) {
+  constexpr int64_t kSize = 2000000, kRank = 10;
+  std::ofstream reset("/proc/self/clear_refs");
+  if (!(reset << 5) || !reset.flush()) GTEST_SKIP() << "the peak of memory cannot be read here";
+  const at::Tensor diagonal = at::full({kSize}, 1e-3, at::kDouble);
+  for (int64_t i = 0; i < 40; ++i) diagonal[i] = 100.0 / (1 + static_cast<double>(i));
+  const DiagonalOperator op(diagonal);
+  LanczosOptions options;
+  options.rank = kRank;
+  options.max_products = 60;
+  const int64_t before = KilobytesOf("VmRSS");
+  std::ofstream("/proc/self/clear_refs") << 5;
+  const auto pairs = Lanczos(op, options);
+  ASSERT_TRUE(pairs.ok()) << pairs.status();
+  const double vectors = static_cast<double>(KilobytesOf("VmHWM") - before) * 1024 / (8.0 * kSize);
+  EXPECT_LT(vectors, kRank + 12 + 0.5);
+  EXPECT_GT(vectors, kRank);  // it was measured
 }
 
 TEST(LanczosTest, CancellationIsPassedOnAfterTheProductInProgress) {

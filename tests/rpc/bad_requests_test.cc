@@ -698,6 +698,30 @@ std::vector<BadRequest> BadCombinations() {
        kInvalid,
        "options.debiasing",
        {"got DEBIASING_STRATEGY_FULL_PASS"}},
+      {"RankOfKfac",
+       FitWith([](O& o) {
+         o.set_structure(v1::POSTERIOR_STRUCTURE_KFAC);
+         o.set_rank(10);
+       }),
+       kInvalid,
+       "options.rank",
+       {"has no meaning with POSTERIOR_STRUCTURE_KFAC", "leave it out"}},
+      {"MemoryOfKfac",
+       FitWith([](O& o) {
+         o.set_structure(v1::POSTERIOR_STRUCTURE_KFAC);
+         o.set_memory_limit_bytes(1 << 20);
+       }),
+       kInvalid,
+       "options.memory_limit_bytes",
+       {"has no meaning"}},
+      {"BatchOfLastLayer",
+       FitWith([](O& o) {
+         o.set_structure(v1::POSTERIOR_STRUCTURE_LAST_LAYER);
+         o.set_direction_batch_size(100);
+       }),
+       kInvalid,
+       "options.direction_batch_size",
+       {"uses all training data"}},
   };
 }
 

@@ -121,7 +121,6 @@ TEST(ReadFitOptionsTest, TakesWhatGoesTogether) {
       },
       [](O& o) {
         o.set_structure(v1::POSTERIOR_STRUCTURE_LAST_LAYER);
-        o.set_rank(3);
         o.set_temperature(2);
       },
       [](O& o) { o.set_debiasing(v1::DEBIASING_STRATEGY_CROSS_FIT); },
