@@ -168,6 +168,13 @@ absl::StatusOr<CurvatureStatistics> MeasureCurvature(
       if (progress) LAPLACED_RETURN_IF_ERROR(progress(begin + count, n));
       if (PreciseEnough(statistics.along, options.target_relative_standard_error)) break;
     }
+    if (n > 0 && !(statistics.along.mean.isfinite().all().item<bool>() &&
+                   statistics.total.mean.isfinite().all().item<bool>())) {
+      return absl::FailedPreconditionError(
+          "the measured curvature is not finite: the network's derivatives overflow or do not "
+          "exist "
+          "on some of these examples");
+    }
     return statistics;
   });
 }

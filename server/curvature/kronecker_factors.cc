@@ -125,6 +125,22 @@ absl::Status Pass(const EmpiricalRisk& risk, const CapturePlan& plan, const at::
   return absl::OkStatus();
 }
 
+absl::Status CheckFinite(const std::vector<at::Tensor>& sums) {
+  for (const at::Tensor& sum : sums) {
+    if (!sum.defined() || sum.isfinite().all().item<bool>()) continue;
+    return absl::FailedPreconditionError(
+        "the measured curvature is not finite: the network's derivatives overflow or do not exist "
+        "on some of these examples");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckFinite(const std::vector<FactorSums>& factors) {
+  std::vector<at::Tensor> sums;
+  for (const FactorSums& f : factors) sums.insert(sums.end(), {f.left, f.right});
+  return CheckFinite(sums);
+}
+
 // The diagonal of the factors in given bases.
 BlockEigenvalues DiagonalInBases(const std::vector<BlockBasis>& bases,
                                  const std::vector<FactorSums>& sums, int64_t count) {
@@ -206,6 +222,7 @@ absl::StatusOr<BlockBases> FindBlockBases(const EmpiricalRisk& risk, const Captu
         ForEachJacobian(risk.network, plan, risk.network.TrialInputs(1), {}, kinds));
     FactorSink factors(kinds.bases);
     LAPLACED_RETURN_IF_ERROR(Pass(risk, plan, rows, curvature, progress, factors));
+    LAPLACED_RETURN_IF_ERROR(CheckFinite(factors.sums));
     BlockBases result;
     result.bases = std::move(kinds.bases);
     for (size_t i = 0; i < result.bases.size(); ++i) {
@@ -231,10 +248,12 @@ absl::StatusOr<BlockEigenvalues> MeasureBlocks(const EmpiricalRisk& risk, const 
     if (!exact) {
       FactorSink factors(bases);
       LAPLACED_RETURN_IF_ERROR(Pass(risk, plan, rows, curvature, progress, factors));
+      LAPLACED_RETURN_IF_ERROR(CheckFinite(factors.sums));
       return DiagonalInBases(bases, factors.sums, rows.size(0));
     }
     ExactSink sink(bases);
     LAPLACED_RETURN_IF_ERROR(Pass(risk, plan, rows, curvature, progress, sink));
+    LAPLACED_RETURN_IF_ERROR(CheckFinite(sink.sums));
     BlockEigenvalues eigenvalues;
     eigenvalues.count = rows.size(0);
     for (const at::Tensor& sum : sink.sums) {

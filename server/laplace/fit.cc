@@ -237,8 +237,9 @@ class Finish {
     if (!grid.empty()) result_.validation_nll_map = map_sum / static_cast<double>(size);
     for (size_t i = 0; i < sums.size(); ++i) {
       result_.prior_candidates[i].validation_nll = sums[i] / static_cast<double>(size);
+      if (!std::isfinite(sums[i])) map_sum = sums[i];
     }
-    if (!std::isfinite(result_.validation_nll_map)) {
+    if (!std::isfinite(map_sum)) {
       return absl::FailedPreconditionError("the loss on the validation data is not finite");
     }
     return absl::OkStatus();
@@ -363,8 +364,11 @@ absl::StatusOr<FitResult> RunUpdate(EmpiricalRisk risk, const CapturePlan& plan,
         static_cast<double>(risk.size()) / static_cast<double>(result.posterior.n_data);
     result.mean_train_loss = start.mean_train_loss + (added_loss - start.mean_train_loss) * share;
     const Stopwatch time;
+    // Random numbers that no earlier data had.
+    CurvatureSpec curvature = options.low_rank.curvature;
+    curvature.seed += static_cast<uint64_t>(start.n_data);
     LAPLACED_ASSIGN_OR_RETURN(
-        result.fitted, start.fitted->WithData(risk, plan, options.low_rank.curvature,
+        result.fitted, start.fitted->WithData(risk, plan, curvature,
                                               PhaseProgress(progress, "curvature", 0.05, 0.7)));
     result.cost.curvature_seconds = time.Seconds();
     LAPLACED_RETURN_IF_ERROR(

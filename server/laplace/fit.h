@@ -11,7 +11,8 @@
 // The uncertain parameters are all of risk.network: restrict it before (ParametersOf). CheckFit
 // finds everything that can be wrong before work starts. RunFit replaces parameters inside
 // risk.network while it runs, so give it a clone. Progress may cancel: its error ends the fit
-// within one curvature product.
+// within one curvature product (with HESSIAN, one small chunk's products while curvature is
+// measured).
 #pragma once
 
 #include <cstdint>
@@ -29,6 +30,9 @@
 #include "server/laplace/prior_precision.h"
 
 namespace laplaced {
+
+// Precisions and temperatures outside this range overflow sooner or later.
+inline constexpr double kLeastPrecision = 1e-30, kMostPrecision = 1e30;
 
 enum class StructureKind { kLowRank, kKfac, kLastLayer };
 enum class PriorMethod { kGiven, kWeightDecay, kEvidence, kValidation };

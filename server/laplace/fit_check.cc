@@ -19,6 +19,10 @@ absl::Status CheckPositive(const char* field, const absl::optional<double>& valu
   if (value && !(std::isfinite(*value) && *value > 0)) {
     return FieldError(field, absl::StrCat("expected a finite number > 0, got ", *value));
   }
+  if (value && !(*value >= kLeastPrecision && *value <= kMostPrecision)) {
+    return FieldError(field, absl::StrCat("expected a number from ", kLeastPrecision, " to ",
+                                          kMostPrecision, ", got ", *value));
+  }
   return absl::OkStatus();
 }
 
@@ -29,7 +33,7 @@ absl::Status CheckRank(const LowRankOptions& options, int64_t p, int64_t memory_
         absl::StrCat("expected 1 to ", p, " (the uncertain parameters), got ", options.rank));
   }
   const int64_t vector_bytes = 8 * p;
-  const int64_t vectors = LanczosVectors(options, p);
+  int64_t vectors = LanczosVectors(options, p);
   if (vectors < options.rank + 6) {
     return FieldError(
         "options.memory_limit_bytes",
@@ -39,16 +43,17 @@ absl::Status CheckRank(const LowRankOptions& options, int64_t p, int64_t memory_
   }
   // The directions stand beside the vectors of Lanczos; with CROSS_FIT there are two sets.
   const int64_t sets = options.debiasing == Debiasing::kCrossFit ? 2 : 1;
-  const int64_t needed = (vectors + sets * options.rank) * vector_bytes;
-  if (memory_limit > 0 && needed > memory_limit) {
+  vectors = std::min(vectors, p + 12);  // more than that are never used
+  const double needed = static_cast<double>(vectors + sets * options.rank) * vector_bytes;
+  if (memory_limit > 0 && needed > static_cast<double>(memory_limit)) {
     const int64_t most = (memory_limit / vector_bytes - (vectors - options.rank)) / (1 + sets);
     return FieldError(
         "options.rank",
         absl::StrFormat(
             "%d directions of %d parameters need about %.1f GiB of memory, a fit may use %.1f GiB; "
             "at most %d would fit",
-            options.rank, p, static_cast<double>(needed) / kGib,
-            static_cast<double>(memory_limit) / kGib, std::max<int64_t>(most, 0)));
+            options.rank, p, needed / kGib, static_cast<double>(memory_limit) / kGib,
+            std::max<int64_t>(most, 0)));
   }
   return absl::OkStatus();
 }
@@ -89,11 +94,13 @@ absl::Status CheckBatches(const LowRankOptions& options, int64_t n) {
                       absl::StrCat("expected at least 2, got ", options.curvature_batch_size));
   }
   // FULL_PASS: a standard error needs two examples outside B1.
-  const int64_t needed =
-      options.direction_batch_size + (second ? options.curvature_batch_size
-                                      : options.debiasing == Debiasing::kFullPass ? 2
-                                                                                  : 0);
-  if (needed > n) {
+  const int64_t others = second                                      ? options.curvature_batch_size
+                         : options.debiasing == Debiasing::kFullPass ? 2
+                                                                     : 0;
+  if (options.direction_batch_size > n || others > n - options.direction_batch_size) {
+    // The sum of two numbers from a request need not fit into the type of one.
+    const uint64_t needed =
+        static_cast<uint64_t>(options.direction_batch_size) + static_cast<uint64_t>(others);
     return FieldError(
         second ? "options.curvature_batch_size" : "options.direction_batch_size",
         absl::StrCat(
@@ -111,9 +118,11 @@ absl::Status CheckCombination(const FitOptions& options) {
   if (low_rank.curvature.kind == CurvatureKind::kHessian && !is_low_rank) {
     return FieldError("options.curvature", "HESSIAN needs structure LOW_RANK");
   }
-  if (low_rank.curvature.fisher_samples < 1) {
+  constexpr int64_t kMostSamples = 1024;
+  const int64_t samples = low_rank.curvature.fisher_samples;
+  if (samples < 1 || samples > kMostSamples) {
     return FieldError("options.fisher_samples",
-                      absl::StrCat("expected at least 1, got ", low_rank.curvature.fisher_samples));
+                      absl::StrCat("expected 1 to ", kMostSamples, ", got ", samples));
   }
   if (options.structure == StructureKind::kKfac && low_rank.debiasing != Debiasing::kNone &&
       low_rank.debiasing != Debiasing::kTwoBatch) {
@@ -127,10 +136,7 @@ absl::Status CheckCombination(const FitOptions& options) {
     return FieldError("options.target_relative_standard_error",
                       absl::StrCat("expected a number in [0, 1), got ", target));
   }
-  if (!(options.temperature > 0 && std::isfinite(options.temperature))) {
-    return FieldError("options.temperature",
-                      absl::StrCat("expected a finite number > 0, got ", options.temperature));
-  }
+  LAPLACED_RETURN_IF_ERROR(CheckPositive("options.temperature", options.temperature));
   if (is_low_rank && !(low_rank.lanczos_tolerance > 0 && low_rank.lanczos_tolerance < 1)) {
     return FieldError("options.lanczos_tolerance", absl::StrCat("expected a number in (0, 1), got ",
                                                                 low_rank.lanczos_tolerance));
@@ -176,6 +182,13 @@ absl::Status CheckNoise(const EmpiricalRisk& risk, const FitOptions& options) {
   if (method != NoiseMethod::kGiven && options.sigma_noise) {
     return FieldError("options.sigma_noise",
                       "another noise_method was asked for: leave this out, or choose GIVEN");
+  }
+  if (method == NoiseMethod::kEvidence &&
+      options.low_rank.curvature.kind == CurvatureKind::kEmpiricalFisher) {
+    return FieldError("options.noise_method",
+                      "EVIDENCE moves the noise after the curvature has been measured, and the "
+                      "empirical Fisher does not follow in proportion: choose another curvature or "
+                      "DATA");
   }
   if (gaussian && method == NoiseMethod::kManifest && !(risk.manifest.likelihood.sigma_noise > 0)) {
     return FieldError(

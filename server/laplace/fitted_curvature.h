@@ -55,8 +55,10 @@ class FittedCurvature {
 
   virtual CurvatureReport Report() const = 0;
 
-  // With all examples of risk.data measured too. FAILED_PRECONDITION if nothing was measured apart
-  // from the directions.
+  // FAILED_PRECONDITION if nothing was measured apart from the directions.
+  virtual absl::Status CanTakeData() const = 0;
+
+  // With all examples of risk.data measured too. Error: as CanTakeData.
   virtual absl::StatusOr<std::shared_ptr<const FittedCurvature>> WithData(
       const EmpiricalRisk& risk, const CapturePlan& plan, const CurvatureSpec& curvature,
       const ProgressFn& progress) const = 0;

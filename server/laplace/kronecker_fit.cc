@@ -95,14 +95,17 @@ CurvatureReport KroneckerFit::Report() const {
   return report;
 }
 
+absl::Status KroneckerFit::CanTakeData() const {
+  if (parts_.debiased) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "this posterior was fitted without debiasing: its eigenvalues belong to the batch that chose "
+      "the bases, and no other data can join them. Fit again with debiasing two_batch");
+}
+
 absl::StatusOr<std::shared_ptr<const FittedCurvature>> KroneckerFit::WithData(
     const EmpiricalRisk& risk, const CapturePlan& plan, const CurvatureSpec& curvature,
     const ProgressFn& progress) const {
-  if (!parts_.debiased) {
-    return absl::FailedPreconditionError(
-        "this posterior was fitted without debiasing: its eigenvalues belong to the batch that "
-        "chose the bases, and no other data can join them. Fit again with debiasing two_batch");
-  }
+  LAPLACED_RETURN_IF_ERROR(CanTakeData());
   LAPLACED_ASSIGN_OR_RETURN(
       const BlockEigenvalues added,
       MeasureBlocks(risk, plan, at::arange(risk.size(), at::kLong), parts_.first.bases,

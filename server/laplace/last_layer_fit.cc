@@ -57,6 +57,12 @@ absl::StatusOr<Dense> DenseCurvature(const EmpiricalRisk& risk, const CapturePla
       if (progress) LAPLACED_RETURN_IF_ERROR(progress(begin + count, n));
     }
     dense.matrix.div_(static_cast<double>(n));
+    if (!dense.matrix.isfinite().all().item<bool>()) {
+      return absl::FailedPreconditionError(
+          "the measured curvature is not finite: the network's derivatives overflow on some of "
+          "these "
+          "examples");
+    }
     return dense;
   });
 }
@@ -101,6 +107,8 @@ CurvatureReport LastLayerFit::Report() const {
   }
   return report;
 }
+
+absl::Status LastLayerFit::CanTakeData() const { return absl::OkStatus(); }
 
 absl::StatusOr<std::shared_ptr<const FittedCurvature>> LastLayerFit::WithData(
     const EmpiricalRisk& risk, const CapturePlan& plan, const CurvatureSpec& curvature,

@@ -40,6 +40,7 @@ class LastLayerFit : public FittedCurvature {
   std::shared_ptr<const Structure> MakeStructure(
       const std::vector<double>& prior_scale) const override;
   CurvatureReport Report() const override;
+  absl::Status CanTakeData() const override;
   absl::StatusOr<std::shared_ptr<const FittedCurvature>> WithData(
       const EmpiricalRisk& risk, const CapturePlan& plan, const CurvatureSpec& curvature,
       const ProgressFn& progress) const override;

@@ -1,6 +1,7 @@
 #include "server/laplace/low_rank_fit.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -85,9 +86,13 @@ LowRankFit::Combined LowRankFit::Combine() const {
     const auto mix = [w](const at::Tensor& a, const at::Tensor& b) { return w * a + (1 - w) * b; };
     take(s[1]);
     combined.along = mix(s[0].along.mean, s[1].along.mean);
-    combined.standard_errors = (1 - w) * s[1].along.StandardError();
+    // Of the training set's curvature: nothing is uncertain once all of it has been measured.
+    const double outside = static_cast<double>(parts_.population - s[0].count());
+    const double unseen =
+        std::sqrt(std::clamp(1 - static_cast<double>(s[1].count()) / outside, 0.0, 1.0));
+    combined.standard_errors = (1 - w) * unseen * s[1].along.StandardError();
     combined.trace = mix(s[0].total.mean, s[1].total.mean)[0].item<double>();
-    combined.trace_standard_error *= 1 - w;
+    combined.trace_standard_error *= (1 - w) * unseen;
     combined.blocks = mix(s[0].blocks.mean, s[1].blocks.mean);
     if (combined.diagonal.defined()) combined.diagonal = mix(s[0].diagonal, s[1].diagonal);
     combined.count += s[0].count();
@@ -105,7 +110,8 @@ at::Tensor LowRankFit::Residual(const Combined& combined, const at::Tensor& curv
     case ResidualKind::kNone:
       return {};
     case ResidualKind::kIsotropic:
-      return at::full({1}, IsotropicResidual(combined.trace, w, parts_.directions.size(0)),
+      return at::full({1},
+                      IsotropicResidual(combined.trace, w, parts_.directions.size(0) + Overlap()),
                       at::kDouble);
     case ResidualKind::kLayerwise: {
       const at::Tensor sizes = at::tensor(parts_.block_sizes, at::kLong).to(at::kDouble);
@@ -139,6 +145,20 @@ std::shared_ptr<const Structure> LowRankFit::MakeStructure(
   curvature.block_sizes = parts_.block_sizes;
   curvature.prior_scale = prior_scale;
   return std::make_shared<const LowRankStructure>(std::move(curvature));
+}
+
+int64_t LowRankFit::Overlap() const {
+  if (parts_.debiasing != Debiasing::kCrossFit) return 0;
+  const at::Tensor u = parts_.directions.to(at::kDouble);
+  const at::Tensor rank = at::linalg_matrix_rank(at::mm(u.t(), u), 1e-6, /*hermitian=*/true);
+  return u.size(1) - rank.item<int64_t>();
+}
+
+absl::Status LowRankFit::CanTakeData() const {
+  if (parts_.debiasing != Debiasing::kNone) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "this posterior was fitted without debiasing: its curvature belongs to the batch that chose "
+      "the directions, and no other data can join it. Fit again with debiasing two_batch");
 }
 
 CurvatureReport LowRankFit::Report() const {
@@ -183,12 +203,7 @@ CurvatureReport LowRankFit::Report() const {
 absl::StatusOr<std::shared_ptr<const FittedCurvature>> LowRankFit::WithData(
     const EmpiricalRisk& risk, const CapturePlan& plan, const CurvatureSpec& curvature,
     const ProgressFn& progress) const {
-  if (parts_.debiasing == Debiasing::kNone) {
-    return absl::FailedPreconditionError(
-        "this posterior was fitted without debiasing: its curvature belongs to the batch that "
-        "chose "
-        "the directions, and no other data can join it. Fit again with debiasing two_batch");
-  }
+  LAPLACED_RETURN_IF_ERROR(CanTakeData());
   MeasureOptions options;
   options.curvature = curvature;
   options.diagonal = parts_.residual == ResidualKind::kDiagonal;
@@ -197,10 +212,19 @@ absl::StatusOr<std::shared_ptr<const FittedCurvature>> LowRankFit::WithData(
   // FULL_PASS: the new examples belong to those outside B1.
   const size_t first = parts_.debiasing == Debiasing::kFullPass ? 1 : 0;
   for (size_t i = first; i < next.statistics.size(); ++i) {
-    LAPLACED_ASSIGN_OR_RETURN(
-        const CurvatureStatistics added,
-        MeasureCurvature(risk, plan, rows, DirectionsOf(i), options, progress));
-    next.statistics[i].Merge(added);
+    const ProgressFn part = [&](int64_t done, int64_t total) {
+      const auto passes = static_cast<int64_t>(next.statistics.size() - first);
+      const auto before = static_cast<int64_t>(i - first) * total;
+      return progress ? progress(before + done, passes * total) : absl::OkStatus();
+    };
+    LAPLACED_ASSIGN_OR_RETURN(const CurvatureStatistics added,
+                              MeasureCurvature(risk, plan, rows, DirectionsOf(i), options, part));
+    // CROSS_FIT: both sets see the new data, which add to the traces once.
+    if (i > first) {
+      next.statistics[i].along.Merge(added.along);
+    } else {
+      next.statistics[i].Merge(added);
+    }
   }
   if (next.population > 0) next.population += risk.size();
   return std::make_shared<const LowRankFit>(std::move(next));
@@ -259,8 +283,10 @@ absl::StatusOr<std::shared_ptr<const LowRankFit>> LowRankFit::FromTensors(
     LAPLACED_ASSIGN_OR_RETURN(s.blocks, TakeMoments(tensors, Key(i, "blocks"), n_blocks));
     // With FULL_PASS, B1 may have been the whole training set.
     const bool may_be_empty = i == 1 && debiasing == Debiasing::kFullPass;
-    if ((s.count() == 0 && !may_be_empty) || s.total.count != s.count() ||
-        s.blocks.count != s.count()) {
+    // CROSS_FIT: the second set's traces leave out what updates added (WithData).
+    const bool fewer = i == 1 && debiasing == Debiasing::kCrossFit;
+    if ((s.count() == 0 && !may_be_empty) || s.total.count != s.blocks.count ||
+        (fewer ? s.total.count < 1 || s.total.count > s.count() : s.total.count != s.count())) {
       return absl::DataLossError(absl::StrCat("statistics ", i, " are missing or incomplete"));
     }
     if (s.count() > 0 && residual == ResidualKind::kDiagonal) {
@@ -314,18 +340,22 @@ absl::StatusOr<EigenPairs> FindDirections(const EmpiricalRisk& risk, const at::T
         "the curvature of the direction batch is zero: the network's predictions do not change "
         "with its parameters on these examples (are the outputs saturated?)");
   }
-  if (!pairs.converged) {
-    const int64_t loose = (pairs.residuals > options.lanczos_tolerance * pairs.values.abs().max())
-                              .sum()
-                              .item<int64_t>();
+  const int64_t loose = (pairs.residuals > options.lanczos_tolerance * pairs.values.abs().max())
+                            .sum()
+                            .item<int64_t>();
+  if (!pairs.converged && loose > 0) {
     warnings->push_back(absl::StrCat(
         loose, " of ", found, " directions did not converge in ", pairs.products,
         " products; curvature along them is still measured without bias (raise max_products to "
         "sharpen them)"));
   }
   if (found < options.rank) {
-    warnings->push_back(absl::StrCat("the curvature of the direction batch has rank ", found,
-                                     ", less than the ", options.rank, " directions asked for"));
+    warnings->push_back(options.curvature.kind == CurvatureKind::kHessian
+                            ? absl::StrCat("only ", found, " of the ", options.rank,
+                                           " directions asked for have positive curvature")
+                            : absl::StrCat("the curvature of the direction batch has rank ", found,
+                                           ", less than the ", options.rank,
+                                           " directions asked for"));
   }
   return pairs;
 }
@@ -383,6 +413,7 @@ absl::StatusOr<std::shared_ptr<const LowRankFit>> FitLowRank(
                                                     : second;
   const auto run = [&](const at::Tensor& rows, const at::Tensor& u, double target) -> absl::Status {
     measure.target_relative_standard_error = target;
+    measure.curvature.seed = options.curvature.seed + parts.statistics.size();
     const at::Tensor ordered = target > 0 ? Shuffled(rows, options.seed) : rows;
     LAPLACED_ASSIGN_OR_RETURN(
         CurvatureStatistics statistics,

@@ -5,7 +5,9 @@
 //   CROSS_FIT  directions from each batch, curvature along them from the other; each set counts
 //              half: H = 1/2 U1 diag(lambda1) U1' + 1/2 U2 diag(lambda2) U2' (NERCOME, Lam 2016)
 //   FULL_PASS  directions from B1, curvature from everything else, and the exact mix over the whole
-//              training set of N examples: |B1|/N u'G_1 u + (1 - |B1|/N) u'G_rest u
+//              training set of N examples: |B1|/N u'G_1 u + (1 - |B1|/N) u'G_rest u. Standard
+//              errors are those of this mix: zero when everything was measured. (After an early
+//              stop, updates join what was measured of the rest example by example.)
 //
 // Traces (and the diagonal, for that residual) come from the examples that measure the curvature.
 // The residual takes what the directions leave over: isotropic max(0, tr G - sum) / (P - K),
@@ -80,6 +82,7 @@ class LowRankFit : public FittedCurvature {
   std::shared_ptr<const Structure> MakeStructure(
       const std::vector<double>& prior_scale) const override;
   CurvatureReport Report() const override;
+  absl::Status CanTakeData() const override;
   absl::StatusOr<std::shared_ptr<const FittedCurvature>> WithData(
       const EmpiricalRisk& risk, const CapturePlan& plan, const CurvatureSpec& curvature,
       const ProgressFn& progress) const override;
@@ -100,6 +103,8 @@ class LowRankFit : public FittedCurvature {
   };
   Combined Combine() const;
   at::Tensor Residual(const Combined& combined, const at::Tensor& curvature) const;
+  // CROSS_FIT: dimensions that both sets of directions span.
+  int64_t Overlap() const;
   double share() const { return parts_.debiasing == Debiasing::kCrossFit ? 0.5 : 1; }
   // Columns of the directions that statistics[i] belong to.
   at::Tensor DirectionsOf(size_t i) const;

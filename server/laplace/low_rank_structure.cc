@@ -11,7 +11,6 @@
 namespace laplaced {
 namespace {
 
-constexpr size_t kRemembered = 4;
 constexpr int64_t kRowsAtOnce = 16384;  // of U, when it is converted to fp64
 
 // U_b' diag(w) U_b for rows [begin, begin + count) of U; w undefined: ones.
@@ -25,16 +24,18 @@ at::Tensor GramOfRows(const at::Tensor& u, int64_t begin, int64_t count, const a
   return sum;
 }
 
-// E diag(s^-1/2) of the eigenvalues s of a Gram matrix that are not rounding: its columns make the
-// directions orthonormal.
-std::pair<at::Tensor, at::Tensor> RootOfInverse(const at::Tensor& gram, at::ScalarType precision) {
-  const auto [values, vectors] = at::linalg_eigh(gram, "L");
+// Z with Z' gram Z = I, [K, k]: makes directions with this Gram matrix orthonormal. Combinations of
+// them that are nothing but rounding are left out; they are looked for after scaling all directions
+// to one length, because lengths may differ by orders of magnitude for good reasons.
+at::Tensor RootOfInverse(const at::Tensor& gram, at::ScalarType precision) {
+  const at::Tensor lengths = gram.diagonal().clamp_min(1e-300).sqrt();
+  const auto [values, vectors] = at::linalg_eigh(gram / at::outer(lengths, lengths), "L");
   const double floor = precision == at::kDouble ? 1e-12 : 1e-6;
   const int64_t k = values.size(0);
-  if (k == 0) return {values, vectors};
+  if (k == 0) return vectors;
   const int64_t drop = (values <= floor * values[k - 1]).sum().item<int64_t>();
   const at::Tensor kept = values.narrow(0, drop, k - drop);
-  return {kept, vectors.narrow(1, drop, k - drop) * kept.rsqrt()};
+  return vectors.narrow(1, drop, k - drop) * kept.rsqrt() / lengths.unsqueeze(1);
 }
 
 }  // namespace
@@ -77,7 +78,7 @@ LowRankStructure::LowRankStructure(LowRankCurvature curvature) : curvature_(std:
   const at::Tensor error = gram_ - at::eye(gram_.size(0), at::kDouble);
   orthonormal_ = error.numel() == 0 ||
                  error.abs().max().item<double>() < (precision == at::kDouble ? 1e-10 : 1e-5);
-  if (!orthonormal_) orthonormaliser_ = RootOfInverse(gram_, precision).second;
+  if (!orthonormal_) orthonormaliser_ = RootOfInverse(gram_, precision);
 }
 
 at::Tensor LowRankStructure::PriorScale() const {
@@ -122,8 +123,8 @@ LowRankStructure::Inner LowRankStructure::Compute(const Precisions& at) const {
     inner.log_det = SumOverParameters(inner.diagonal.log()) + m.log().sum().item<double>();
     return inner;
   }
-  const auto [kept, to_q] =
-      RootOfInverse(WeightedGram(1 / inner.diagonal), curvature_.directions.scalar_type());
+  const at::Tensor gram = WeightedGram(1 / inner.diagonal);
+  const at::Tensor to_q = RootOfInverse(gram, curvature_.directions.scalar_type());
   // W', with the isotropic residual's part along the directions taken off.
   at::Tensor weights = at::diag(curvature_.share * lambda);
   if (isotropic) {
@@ -131,9 +132,8 @@ LowRankStructure::Inner LowRankStructure::Compute(const Precisions& at) const {
                                               : at::mm(orthonormaliser_, orthonormaliser_.t());
     weights = weights - curvature_.residual * projector;
   }
-  // R_s = S R_s'^-1: columns E sqrt(s).
-  const at::Tensor root = to_q * kept;
-  const at::Tensor identity = at::eye(kept.size(0), at::kDouble);
+  const at::Tensor root = at::mm(gram, to_q);  // R_s = S R_s'^-1
+  const at::Tensor identity = at::eye(to_q.size(1), at::kDouble);
   at::Tensor inverse_m = identity + at.likelihood * at::mm(root.t(), at::mm(weights, root));
   inverse_m = (inverse_m + inverse_m.t()) / 2;
   auto [m, vectors] = at::linalg_eigh(inverse_m, "L");
@@ -162,7 +162,10 @@ std::shared_ptr<const LowRankStructure::Inner> LowRankStructure::At(const Precis
   }
   auto inner = std::make_shared<const Inner>(Compute(at));
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (recent_.size() == kRemembered) recent_.erase(recent_.begin());
+  // All candidates of a validation pass, where that takes little memory.
+  const bool large =
+      curvature_.residual_kind == ResidualKind::kDiagonal || curvature_.directions.size(1) > 512;
+  if (recent_.size() >= (large ? 4u : 64u)) recent_.erase(recent_.begin());
   recent_.emplace_back(at, inner);
   return inner;
 }

@@ -51,7 +51,10 @@ class LowRankStructure : public Structure {
   const LowRankCurvature& curvature() const { return curvature_; }
 
   int64_t n_parameters() const override { return curvature_.directions.size(0); }
-  bool has_directions() const override { return true; }
+  // Directions that fill the space leave nothing outside.
+  bool has_directions() const override {
+    return curvature_.directions.size(1) < curvature_.directions.size(0);
+  }
   double LogDetPrecision(const Precisions& at) const override;
   double EffectiveParameters(const Precisions& at) const override;
   at::Tensor Deviations(const Precisions& at, const at::Tensor& noise) const override;

@@ -129,6 +129,7 @@ class TorchFitService : public FitService {
           absl::StrCat("posterior ", old.id,
                        " was made by a version that kept no statistics to add to: fit again"));
     }
+    LAPLACED_RETURN_IF_ERROR(before->fitted->CanTakeData());
     const std::vector<std::string>& added = old.updated_dataset_ids;
     if (old.train_dataset_id == request.dataset_id ||
         std::find(added.begin(), added.end(), request.dataset_id) != added.end()) {

@@ -167,6 +167,12 @@ absl::Status TorchServedModel::Validate(const ArrayView& inputs,
     return FieldError("prior_precision",
                       absl::StrCat("expected a finite number > 0, got ", *options.prior_precision));
   }
+  if (options.prior_precision && !(*options.prior_precision >= kLeastPrecision &&
+                                   *options.prior_precision <= kMostPrecision)) {
+    return FieldError("prior_precision",
+                      absl::StrCat("expected a number from ", kLeastPrecision, " to ",
+                                   kMostPrecision, ", got ", *options.prior_precision));
+  }
   return absl::OkStatus();
 }
 

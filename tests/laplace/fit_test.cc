@@ -317,6 +317,12 @@ TEST_F(RegressionFitTest, NoiseByEvidenceIsConsistentWithAFitAtThatNoise) {
   }
 }
 
+TEST_F(RegressionFitTest, NoiseByEvidenceNeedsACurvatureInProportionToIt) {
+  options_.noise_method = NoiseMethod::kEvidence;
+  options_.low_rank.curvature.kind = CurvatureKind::kEmpiricalFisher;
+  ExpectRefused("options.noise_method", "empirical Fisher");
+}
+
 TEST_F(RegressionFitTest, WithoutNoiseInTheManifestASourceMustBeNamed) {
   risk_.likelihood.sigma_noise = risk_.manifest.likelihood.sigma_noise = 0;
   ExpectRefused("options.noise_method", "states no sigma_noise");
@@ -333,6 +339,44 @@ TEST_F(FitTest, MultiLabelDataFit) {
     const auto fit = Fit();
     ASSERT_TRUE(fit.ok()) << fit.status();
     EXPECT_GT(fit->report.trace, 0);
+  }
+}
+
+TEST_F(FitTest, NumbersThatOverflowAreRefusedAndNeverCrash) {
+  options_.low_rank.direction_batch_size = options_.low_rank.curvature_batch_size = int64_t{1}
+                                                                                    << 62;
+  ExpectRefused("options.curvature_batch_size", "distinct examples");
+  options_.low_rank.direction_batch_size = 30;
+  options_.low_rank.curvature_batch_size = 60;
+  options_.low_rank.lanczos_memory_bytes = INT64_MAX;
+  EXPECT_TRUE(Fit().ok());
+  options_.prior_precision = 1e300;
+  ExpectRefused("options.prior_precision", "1e+30");
+  options_.prior_precision = 1;
+  options_.temperature = 1e-300;
+  ExpectRefused("options.temperature", "1e-30");
+  options_.temperature = 1;
+  options_.low_rank.curvature = {CurvatureKind::kMcFisher, 100000, 0};
+  ExpectRefused("options.fisher_samples", "1 to 1024");
+}
+
+TEST_F(FitTest, CurvatureThatIsNotFiniteIsAnErrorNotAPosterior) {
+  // sqrt has no derivative at zero; the loss is finite all the same.
+  risk_ = reference::MakeRisk(
+      reference::MakeNetwork(
+          reference::MakeModule({{"w", {3, 4}}},
+                                "  return torch.sqrt(torch.abs(torch.linear(x, self.w)))\n",
+                                at::kDouble),
+          {4}, 3),
+      Likelihood{}, RandomNormal({120, 4}, 1), at::arange(120, at::kLong).remainder(3));
+  risk_.data.inputs[7].zero_();
+  for (const auto kind : {StructureKind::kLowRank, StructureKind::kKfac}) {
+    options_.structure = kind;
+    options_.low_rank.direction_batch_size = 59;
+    options_.low_rank.curvature_batch_size = 61;
+    const absl::Status status = Fit().status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("not finite"));
   }
 }
 

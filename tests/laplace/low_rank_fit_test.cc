@@ -208,6 +208,11 @@ TEST_F(LowRankFitTest, MoreDataJoinAsIfTheyHadBeenThere) {
       EXPECT_LT(Max(report.eigenvalues - at::cat({on(Batches()[1], u.narrow(1, 0, 5)).along.mean,
                                                   on(Batches()[0], u.narrow(1, 5, 5)).along.mean})),
                 1e-14);
+      EXPECT_EQ(report.count, 75);  // 20 + 30 + 25: every example once
+      const auto read = LowRankFit::FromTensors(
+          (*updated)->ToTensors(), strategy, options_.residual, false, BlockSizes(risk_.network));
+      ASSERT_TRUE(read.ok()) << read.status();
+      EXPECT_EQ((*read)->Report().trace, report.trace);
     } else {
       const at::Tensor every = at::arange(60, at::kLong);
       EXPECT_LT(Max(report.eigenvalues - on(every, u).along.mean), 1e-13);
