@@ -17,7 +17,7 @@ constexpr int64_t kFewestForStop = 200;
 class CurvatureSink : public JacobianSink {
  public:
   CurvatureSink(const Network& network, const at::Tensor& directions, int64_t rows, bool diagonal)
-      : network_(network), directions_(directions), rows_(rows) {
+      : network_(network), directions_(directions.contiguous()), rows_(rows) {
     if (diagonal) diagonal_ = at::zeros({network.n_parameters()}, at::kDouble);
   }
 

@@ -6,111 +6,103 @@
 #include <map>
 #include <utility>
 
+#include "server/model/jacobian_sums.h"
 #include "server/model/torch_status.h"
 
 namespace laplaced {
 namespace {
 
-// One parameter with everything that adds to its gradient.
-struct Contribution {
-  size_t parameter = 0;
-  std::vector<std::pair<size_t, const ParameterUse*>> uses;  // (node, use)
-};
-
-// Parameters that read the same node's gradients (weight and bias, say) stand together, so that
-// each tile of gradients is put together once.
-using ContributionGroups = std::map<size_t, std::vector<Contribution>>;
-
-ContributionGroups GroupByNode(const CapturedForward& forward,
-                               const std::vector<NodeGradients>& grads) {
-  std::map<size_t, Contribution> by_parameter;
-  for (size_t n = 0; n < forward.nodes.size(); ++n) {
-    if (!grads[n].defined()) continue;
-    for (const auto& [parameter, use] : forward.nodes[n].uses) {
-      by_parameter[parameter].parameter = parameter;
-      by_parameter[parameter].uses.emplace_back(n, use.get());
-    }
-  }
-  ContributionGroups groups;
-  for (auto& item : by_parameter)
-    groups[item.second.uses[0].first].push_back(std::move(item.second));
-  return groups;
-}
-
-// One block of a batch: examples [first, first + size) of it.
+// Examples [first, first + forward.batch) of a batch, on their way through the network and back.
 struct Block {
   const Network& network;
-  const CapturePlan& plan;
-  const at::Tensor x;
-  int64_t first;
   const JacobianOptions& options;
   JacobianSink& sink;
+  const CapturedForward& forward;
+  int64_t first;
+  int64_t rows;  // R
 };
 
-// The whole share of a group for examples [begin, begin + count) of a block.
-void AddTile(const Block& block, const std::vector<Contribution>& group,
-             const std::vector<NodeGradients>& grads, int64_t begin, int64_t count) {
-  std::map<size_t, at::Tensor> tiles;  // by node
-  for (const Contribution& contribution : group) {
-    at::Tensor jacobian;
-    bool done = false;
-    for (const auto& [node, use] : contribution.uses) {
-      at::Tensor& tile = tiles[node];
-      if (!tile.defined()) tile = grads[node].Tile(begin, count);
-      done = contribution.uses.size() == 1 &&
-             block.sink.AddUse(contribution.parameter, {block.first + begin, begin, count}, *use,
-                               tile);
-      if (done) break;
-      const at::Tensor part = use->Jacobian(tile, begin, count);
-      jacobian = jacobian.defined() ? jacobian + part : part;
-    }
-    if (!done) block.sink.Add(contribution.parameter, block.first + begin, jacobian);
+// How many nodes each parameter's gradient comes from.
+std::vector<int64_t> CountUses(const CapturedForward& forward) {
+  std::vector<int64_t> count(forward.captured.size(), 0);
+  for (const CapturedForward::Node& node : forward.nodes) {
+    for (const auto& use : node.uses) ++count[use.first];
+  }
+  return count;
+}
+
+// A parameter that several nodes use: its Jacobian [b, R, numel] so far, and how many are to come.
+struct SharedJacobian {
+  at::Tensor sum;
+  int64_t missing = 0;
+};
+
+void AddUse(const Block& block, size_t parameter, const ParameterUse& use,
+            const at::Tensor& grads) {
+  const int64_t count = block.forward.batch;
+  if (block.sink.AddUse(parameter, {block.first, 0, count}, use, grads)) return;
+  const int64_t example_bytes =
+      block.rows * block.network.parameters()[parameter].value.numel() * grads.element_size();
+  const int64_t tile = std::clamp<int64_t>(block.options.tile_bytes / example_bytes, 1, count);
+  for (int64_t begin = 0; begin < count; begin += tile) {
+    const int64_t n = std::min(tile, count - begin);
+    block.sink.Add(parameter, block.first + begin,
+                   use.Jacobian(grads.narrow(0, begin, n), begin, n).contiguous());
   }
 }
 
-void AddCaptured(const Block& block, const CapturedForward& forward, const at::Tensor& seeds) {
-  const std::vector<NodeGradients> grads = forward.OutputGradients(seeds);
-  const int64_t batch = forward.batch;
-  const int64_t rows = seeds.defined() ? seeds.size(2) : block.network.n_outputs();
-  for (const auto& item : GroupByNode(forward, grads)) {
-    const std::vector<Contribution>& group = item.second;
-    int64_t largest = 1;
-    for (const Contribution& contribution : group) {
-      largest = std::max(largest, block.network.parameters()[contribution.parameter].value.numel());
-    }
-    const int64_t bytes = rows * largest * block.x.element_size();
-    // Enough tiles for all threads, none larger than a tile may be.
-    const int64_t share = (batch + at::get_num_threads() - 1) / at::get_num_threads();
-    const int64_t tile = std::clamp<int64_t>(block.options.tile_bytes / bytes, 1, share);
-    const int64_t tiles = (batch + tile - 1) / tile;
-    const auto run = [&](int64_t first, int64_t last) {
-      at::NoGradGuard no_grad;  // kept per thread
-      for (int64_t i = first; i < last; ++i) {
-        AddTile(block, group, grads, i * tile, std::min(tile, batch - i * tile));
+void AddCaptured(const Block& block, const at::Tensor& seeds) {
+  const std::vector<int64_t> n_uses = CountUses(block.forward);
+  std::map<size_t, SharedJacobian> shared;
+  const auto finish = [&](size_t parameter, const SharedJacobian& jacobian) {
+    if (jacobian.sum.defined()) block.sink.Add(parameter, block.first, jacobian.sum.contiguous());
+  };
+  const int64_t batch = block.forward.batch;
+  block.forward.Sweep(seeds, [&](size_t n, const at::Tensor& grads) {
+    for (const auto& [parameter, use] : block.forward.nodes[n].uses) {
+      if (n_uses[parameter] == 1) {
+        AddUse(block, parameter, *use, grads);
+        continue;
       }
-    };
-    if (tiles == 1) {
-      run(0, 1);
-    } else {
-      at::parallel_for(0, tiles, 1, run);
+      SharedJacobian& jacobian = shared[parameter];
+      if (jacobian.missing == 0) jacobian.missing = n_uses[parameter];
+      const at::Tensor part = use->Jacobian(grads, 0, batch);
+      jacobian.sum = jacobian.sum.defined() ? jacobian.sum + part : part;
+      if (--jacobian.missing > 0) continue;
+      finish(parameter, jacobian);
+      shared.erase(parameter);
     }
-  }
+  });
+  // Some of their nodes got no gradient.
+  for (const auto& [parameter, jacobian] : shared) finish(parameter, jacobian);
 }
 
-void AddGeneric(const Block& block, const std::vector<bool>& captured, const at::Tensor& seeds) {
+void AddGeneric(const Block& block, const at::Tensor& x, const at::Tensor& seeds) {
+  const std::vector<bool>& captured = block.forward.captured;
   if (std::all_of(captured.begin(), captured.end(), [](bool c) { return c; })) return;
-  for (int64_t n = 0; n < block.x.size(0); ++n) {
-    const at::Tensor jacobian = GenericJacobian(block.network, block.x.narrow(0, n, 1), captured,
+  for (int64_t n = 0; n < x.size(0); ++n) {
+    const at::Tensor jacobian = GenericJacobian(block.network, x.narrow(0, n, 1), captured,
                                                 seeds.defined() ? seeds[n] : at::Tensor())
                                     .unsqueeze(0);
     int64_t column = 0;
     for (size_t i = 0; i < captured.size(); ++i) {
       if (captured[i]) continue;
       const int64_t numel = block.network.parameters()[i].value.numel();
-      block.sink.Add(i, block.first + n, jacobian.narrow(2, column, numel));
+      block.sink.Add(i, block.first + n, jacobian.narrow(2, column, numel).contiguous());
       column += numel;
     }
   }
+}
+
+// Examples that one thread works on at a time: few, so that their gradients stay in cache, and
+// enough blocks for all threads.
+int64_t BlockSize(const CapturePlan& plan, const JacobianOptions& options, int64_t rows,
+                  int64_t batch, int64_t element_size) {
+  const int64_t bytes = std::max<int64_t>(1, plan.largest_gradient) * rows * element_size;
+  const int64_t most = std::clamp<int64_t>(options.gradient_bytes / bytes, 1, batch);
+  const int64_t threads = at::get_num_threads();
+  const int64_t blocks = ((batch + most - 1) / most + threads - 1) / threads * threads;
+  return (batch + blocks - 1) / blocks;
 }
 
 // Sums T and G by groups of parameters.
@@ -119,7 +111,7 @@ class ProductSink : public JacobianSink {
   ProductSink(const Network& network, const at::Tensor& directions,
               const std::vector<int64_t>& group_of, int64_t n_groups, int64_t rows)
       : network_(network),
-        directions_(directions),
+        directions_(directions.contiguous()),
         group_of_(group_of),
         n_groups_(n_groups),
         rows_(rows) {}
@@ -139,12 +131,8 @@ class ProductSink : public JacobianSink {
   }
 
   void Add(size_t parameter, int64_t begin, const at::Tensor& jacobian) override {
-    const int64_t b = jacobian.size(0), r = jacobian.size(1), p = jacobian.size(2);
-    G(parameter, begin, b).add_(at::bmm(jacobian, jacobian.transpose(1, 2)));
-    const at::Tensor u = Rows(parameter);
-    if (u.size(1) > 0) {
-      T(parameter, begin, b).add_(at::mm(jacobian.reshape({b * r, p}), u).view({b, r, u.size(1)}));
-    }
+    const int64_t count = jacobian.size(0);
+    AddJacobian(jacobian, Rows(parameter), T(parameter, begin, count), G(parameter, begin, count));
   }
 
   JacobianProducts Take() { return std::move(products_); }
@@ -183,23 +171,31 @@ int64_t ExamplesPerStep(const Network& network) {
 absl::Status ForEachJacobian(const Network& network, const CapturePlan& plan, const at::Tensor& x,
                              const JacobianOptions& options, JacobianSink& sink) {
   return CatchTorch("per-example Jacobians", [&]() -> absl::Status {
-    at::NoGradGuard no_grad;
     const int64_t rows = RowCount(network, options), batch = x.size(0);
-    const int64_t per_example = plan.gradient_numel * rows * x.element_size();
-    const int64_t size =
-        std::clamp<int64_t>(options.gradient_bytes / std::max<int64_t>(1, per_example), 1, batch);
-    if (size < batch) sink.Start(network.Forward(x));
-    for (int64_t begin = 0; begin < batch; begin += size) {
-      const int64_t count = std::min(size, batch - begin);
-      const Block block{network, plan, x.narrow(0, begin, count), begin, options, sink};
-      const bool repeat = rows > 1 && count * rows <= options.repeat_limit;
-      const CapturedForward forward = ForwardCaptured(network, block.x, plan, repeat ? rows : 1);
-      const at::Tensor f = forward.Outputs();
-      if (size == batch) sink.Start(f);
-      at::Tensor seeds;
-      if (options.output_factor) seeds = options.output_factor(f, begin).to(x.scalar_type());
-      AddCaptured(block, forward, seeds);
-      AddGeneric(block, forward.captured, seeds);
+    const int64_t size = BlockSize(plan, options, rows, batch, x.element_size());
+    const int64_t blocks = (batch + size - 1) / size;
+    const at::Tensor f = at::empty({batch, network.n_outputs()}, x.options());
+    sink.Start(f);
+    const auto run = [&](int64_t first, int64_t last) {
+      at::NoGradGuard no_grad;  // kept per thread
+      for (int64_t i = first; i < last; ++i) {
+        const int64_t begin = i * size, count = std::min(size, batch - begin);
+        const at::Tensor part = x.narrow(0, begin, count);
+        const CapturedForward forward = ForwardCaptured(network, part, plan);
+        const at::Tensor outputs = f.narrow(0, begin, count).copy_(forward.outputs.detach());
+        at::Tensor seeds;
+        if (options.output_factor) {
+          seeds = options.output_factor(outputs, begin).to(x.scalar_type());
+        }
+        const Block block{network, options, sink, forward, begin, rows};
+        AddCaptured(block, seeds);
+        AddGeneric(block, part, seeds);
+      }
+    };
+    if (blocks == 1) {
+      run(0, 1);
+    } else {
+      at::parallel_for(0, blocks, 1, run);
     }
     return absl::OkStatus();
   });

@@ -1,12 +1,14 @@
 // Per-example Jacobians, piece by piece: what a posterior needs to know of them is gathered without
 // ever holding them all.
 //
-// ForEachJacobian runs the network on a batch and hands every parameter's per-example Jacobian, for
-// a few examples at a time, to a sink that contracts and drops it. With an output factor L_n [C, R]
+// ForEachJacobian takes a batch through the network and back, a few examples at a time on each
+// thread, and hands every parameter's per-example Jacobian to a sink that contracts and drops it as
+// soon as the gradients at its layer are there (reverse_sweep.h). With an output factor L_n [C, R]
 // the pieces are those of L_n' J_n instead: with the factors of output_factor.h, everything about
-// the curvature J' L L' J. R is C without one. Parameters of captured layers come in tiles of about
-// `tile_bytes`; the others by one reverse pass per example and row. All exact, no sampling.
-// Functions of their arguments; thread-safe.
+// the curvature J' L L' J. R is C without one. Parameters outside captured layers take one reverse
+// pass per example and row. All exact, no sampling. Memory beyond the network's own grows with the
+// size of a block, not with the batch, and never holds a Jacobian of all parameters. Functions of
+// their arguments; thread-safe.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -33,7 +35,8 @@ class JacobianSink {
  public:
   virtual ~JacobianSink() = default;
 
-  // Before anything else: outputs f [B, C] of the whole batch.
+  // Before anything else: the outputs f [B, C], whose values are there when ForEachJacobian
+  // returns.
   virtual void Start(const at::Tensor& /*f*/) {}
 
   // A parameter that one captured layer uses once, before its Jacobian is formed. True if the sink
@@ -43,19 +46,20 @@ class JacobianSink {
     return false;
   }
 
-  // jacobian [count, R, numel] of network.parameters()[parameter], examples [begin, begin + count).
+  // jacobian [count, R, numel], contiguous, of network.parameters()[parameter], examples [begin,
+  // begin + count).
   virtual void Add(size_t parameter, int64_t begin, const at::Tensor& jacobian) = 0;
 };
 
-// L [b, C, R] for examples [begin, begin + b) with outputs f [b, C].
+// L [b, C, R] for examples [begin, begin + b) with outputs f [b, C]. Called from several threads at
+// once.
 using OutputFactorFn = std::function<at::Tensor(const at::Tensor& f, int64_t begin)>;
 
 struct JacobianOptions {
-  OutputFactorFn output_factor;  // none: the plain Jacobian
-  int64_t columns = 0;           // R, with an output factor
-  int64_t tile_bytes = 8 << 20;
-  int64_t gradient_bytes = 240 << 20;
-  int64_t repeat_limit = 40;  // repeat examples while batch * R is at most this
+  OutputFactorFn output_factor;      // none: the plain Jacobian
+  int64_t columns = 0;               // R, with an output factor
+  int64_t tile_bytes = 8 << 20;      // of one parameter's Jacobian
+  int64_t gradient_bytes = 3 << 20;  // of the gradients at one layer, for each thread
 };
 
 // `x` [B, input_shape...] in the network's precision.

@@ -5,6 +5,10 @@
 #include <string>
 #include <utility>
 
+#include "server/model/channel_gradients.h"
+#include "server/model/convolution_node.h"
+#include "server/model/jacobian_sums.h"
+
 namespace laplaced {
 namespace {
 
@@ -16,17 +20,16 @@ namespace generated = torch::autograd::generated;
 class ChannelBias : public ParameterUse {
  public:
   at::Tensor Jacobian(const at::Tensor& grads, int64_t, int64_t) const override {
-    return grads.dim() == 3 ? grads : grads.flatten(3).sum(3);
+    return SumOverPlaces(grads);
   }
 };
 
-// The first copy of every example: [examples * copies * rows, rest...] -> [examples, rows,
-// rest...].
-at::Tensor FirstCopies(const at::Tensor& input, const BatchLayout& layout) {
+// [examples * rows, rest...] -> [examples, rows, rest...].
+at::Tensor ByExample(const at::Tensor& input, const BatchLayout& layout) {
   std::vector<int64_t> shape = input.sizes().vec();
-  shape[0] /= layout.examples * layout.copies;
-  shape.insert(shape.begin(), {layout.examples, layout.copies});
-  return input.reshape(shape).select(1, 0);
+  shape[0] /= layout.examples;
+  shape.insert(shape.begin(), layout.examples);
+  return input.reshape(shape);
 }
 
 // A matrix product a W (or a W' when the parameter is stored [out, in]) with T rows of a per
@@ -51,21 +54,10 @@ class LinearWeight : public ParameterUse {
     return OuterProducts{input_.narrow(0, begin, count), WithRows(grads)};
   }
 
-  // With one row per example the gradient is an outer product, g a': J U = sum over outputs o of
-  // g_o (a' U_o), which costs C times less than going through J, and J J' = (g g')(a' a).
   bool AddProducts(const at::Tensor& grads, int64_t begin, int64_t count, const at::Tensor& u,
                    const at::Tensor& t, const at::Tensor& g) const override {
     if (input_.size(1) != 1 || !out_first_) return false;
-    const at::Tensor a = input_.narrow(0, begin, count).squeeze(1);  // [b, in]
-    const at::Tensor& d = grads;                                     // [b, C, out]
-    const at::Tensor squares = a.square().sum(1).view({count, 1, 1});
-    g.add_(at::bmm(d, d.transpose(1, 2)) * squares);
-    if (u.size(1) > 0) {
-      const int64_t out = d.size(2), in = a.size(1);
-      const at::Tensor per_output = at::bmm(a.unsqueeze(0).expand({out, count, in}),
-                                            u.view({out, in, u.size(1)}));  // [out, b, K]
-      t.add_(at::bmm(d, per_output.transpose(0, 1)));
-    }
+    AddOuterProducts(input_.narrow(0, begin, count).squeeze(1), grads, u, t, g);
     return true;
   }
 
@@ -88,66 +80,41 @@ class LinearBias : public ParameterUse {
 
 class ConvolutionWeight : public ParameterUse {
  public:
-  // `node` is either of autograd's two convolution nodes (the second comes from traced modules).
-  // One-dimensional convolutions get an extra dimension of size one.
-  template <typename ConvolutionNode>
-  ConvolutionWeight(at::Tensor input, const at::Tensor& weight, const ConvolutionNode& node)
-      : input_(std::move(input)),
-        kernel_(weight.sizes().slice(2).vec()),
-        stride_(node.stride),
-        padding_(node.padding),
-        dilation_(node.dilation),
-        groups_(node.groups) {
-    if (input_.dim() == 3) {
-      input_ = input_.unsqueeze(2);
-      kernel_.insert(kernel_.begin(), 1);
-      stride_.insert(stride_.begin(), 1);
-      padding_.insert(padding_.begin(), 0);
-      dilation_.insert(dilation_.begin(), 1);
-    }
-  }
+  explicit ConvolutionWeight(const ConvolutionNode& node)
+      : shape_(node.shape), input_(node.input) {}
 
   absl::optional<OuterProducts> AsOuterProducts(const at::Tensor& grads, int64_t begin,
                                                 int64_t count) const override {
-    if (groups_ != 1) return absl::nullopt;
-    return OuterProducts{Columns(begin, count).transpose(1, 2), grads.flatten(3).transpose(2, 3)};
+    if (shape_.groups != 1) return absl::nullopt;
+    at::Tensor images = input_.narrow(0, begin, count);
+    if (images.dim() == 3) images = images.unsqueeze(2);
+    const at::Tensor columns =
+        at::im2col(images, shape_.kernel, shape_.dilation, shape_.padding, shape_.stride);
+    return OuterProducts{columns.transpose(1, 2), grads.flatten(3).transpose(2, 3)};
   }
 
   at::Tensor Jacobian(const at::Tensor& grads, int64_t begin, int64_t count) const override {
-    const at::Tensor columns = Columns(begin, count);
-    const at::Tensor g = grads.flatten(3);  // [b, C, out, L]
-    const int64_t c = g.size(1), out = g.size(2), positions = g.size(3), rows = columns.size(1);
-    if (groups_ == 1) {
-      return at::bmm(g.reshape({count, c * out, positions}), columns.transpose(1, 2))
-          .reshape({count, c, out * rows});
-    }
-    const at::Tensor grouped_g =
-        g.reshape({count, c, groups_, out / groups_, positions}).transpose(1, 2);
-    const at::Tensor per_group =
-        at::bmm(grouped_g.reshape({count * groups_, c * (out / groups_), positions}),
-                columns.reshape({count * groups_, rows / groups_, positions}).transpose(1, 2));
-    return per_group.reshape({count, groups_, c, (out / groups_) * (rows / groups_)})
-        .transpose(1, 2)
-        .reshape({count, c, out * (rows / groups_)});
+    return ConvolutionWeightJacobian(
+        shape_, ConvolutionPatches(shape_, input_.narrow(0, begin, count)), grads);
+  }
+
+  bool AddProducts(const at::Tensor& grads, int64_t begin, int64_t count, const at::Tensor& u,
+                   const at::Tensor& t, const at::Tensor& g) const override {
+    const at::Tensor patches = ConvolutionPatches(shape_, input_.narrow(0, begin, count));
+    AddConvolutionProducts(shape_, patches, grads, u, t, g);
+    return true;
   }
 
  private:
-  // [b, in * k, L]
-  at::Tensor Columns(int64_t begin, int64_t count) const {
-    return at::im2col(input_.narrow(0, begin, count), kernel_, dilation_, padding_, stride_);
-  }
-
+  ConvolutionShape shape_;
   at::Tensor input_;
-  std::vector<int64_t> kernel_, stride_, padding_, dilation_;
-  int64_t groups_;
 };
 
 class BatchNormScale : public ParameterUse {
  public:
   explicit BatchNormScale(at::Tensor normalised) : normalised_(std::move(normalised)) {}
   at::Tensor Jacobian(const at::Tensor& grads, int64_t begin, int64_t count) const override {
-    const at::Tensor scaled = grads * normalised_.narrow(0, begin, count).unsqueeze(1);
-    return scaled.dim() == 3 ? scaled : scaled.flatten(3).sum(3);
+    return SumOverPlaces(grads, normalised_.narrow(0, begin, count));
   }
 
  private:
@@ -155,12 +122,11 @@ class BatchNormScale : public ParameterUse {
 };
 
 bool RowsDivide(const at::Tensor& input, const BatchLayout& layout) {
-  return input.defined() && input.dim() == 2 &&
-         input.size(0) % (layout.examples * layout.copies) == 0;
+  return input.defined() && input.dim() == 2 && input.size(0) % layout.examples == 0;
 }
 
 bool OneRowPerExample(const at::Tensor& input, const BatchLayout& layout) {
-  return input.defined() && input.size(0) == layout.examples * layout.copies;
+  return input.defined() && input.size(0) == layout.examples;
 }
 
 // Matrix product mat1 * mat2 with the parameter as mat2; rows of mat1 must divide evenly among the
@@ -168,7 +134,7 @@ bool OneRowPerExample(const at::Tensor& input, const BatchLayout& layout) {
 std::shared_ptr<ParameterUse> LinearUse(const at::Tensor& mat1, bool transposed,
                                         const BatchLayout& layout) {
   if (!RowsDivide(mat1, layout)) return nullptr;
-  return std::make_shared<LinearWeight>(FirstCopies(mat1, layout), /*out_first=*/transposed);
+  return std::make_shared<LinearWeight>(ByExample(mat1, layout), /*out_first=*/transposed);
 }
 
 std::shared_ptr<ParameterUse> AddmmUse(const std::shared_ptr<Node>& base, uint32_t edge,
@@ -181,18 +147,10 @@ std::shared_ptr<ParameterUse> AddmmUse(const std::shared_ptr<Node>& base, uint32
   return nullptr;
 }
 
-template <typename ConvolutionNode>
-std::shared_ptr<ParameterUse> ConvolutionUse(const std::shared_ptr<Node>& base, uint32_t edge,
+std::shared_ptr<ParameterUse> ConvolutionUse(const ConvolutionNode& node, uint32_t edge,
                                              const BatchLayout& layout) {
-  auto* node = static_cast<ConvolutionNode*>(base.get());
-  const at::Tensor input = node->input_.unpack();
-  if (node->transposed || !OneRowPerExample(input, layout) ||
-      (input.dim() != 3 && input.dim() != 4))
-    return nullptr;
-  if (edge == 1) {
-    return std::make_shared<ConvolutionWeight>(FirstCopies(input, layout).squeeze(1),
-                                               node->weight_.unpack(), *node);
-  }
+  if (!OneRowPerExample(node.input, layout)) return nullptr;
+  if (edge == 1) return std::make_shared<ConvolutionWeight>(node);
   if (edge == 2) return std::make_shared<ChannelBias>();
   return nullptr;
 }
@@ -205,7 +163,6 @@ std::shared_ptr<ParameterUse> BatchNormUse(const std::shared_ptr<Node>& base, ui
   if (edge == 2) return std::make_shared<ChannelBias>();
   if (edge != 1) return nullptr;
   at::NoGradGuard no_grad;
-  input = FirstCopies(input, layout).squeeze(1);
   std::vector<int64_t> per_channel(input.dim(), 1);
   per_channel[1] = input.size(1);
   const at::Tensor mean = node->running_mean_.unpack(), variance = node->running_var_.unpack();
@@ -226,11 +183,8 @@ std::shared_ptr<ParameterUse> MakeParameterUse(const std::shared_ptr<Node>& node
                      layout);
   }
   if (transposed) return nullptr;
-  if (kind == "ConvolutionBackward0") {
-    return ConvolutionUse<generated::ConvolutionBackward0>(node, edge, layout);
-  }
-  if (kind == "ConvolutionBackward1") {
-    return ConvolutionUse<generated::ConvolutionBackward1>(node, edge, layout);
+  if (const auto convolution = AsConvolution(*node)) {
+    return ConvolutionUse(*convolution, edge, layout);
   }
   if (kind == "NativeBatchNormBackward0") return BatchNormUse(node, edge, layout);
   return nullptr;

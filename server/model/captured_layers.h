@@ -20,7 +20,6 @@ namespace laplaced {
 // How the rows of a node's input belong to examples.
 struct BatchLayout {
   int64_t examples;  // B
-  int64_t copies;    // how often each example stands in the batch, one after the other
 };
 
 // How `node` uses the parameter at the end of its edge number `edge`; null if the kind of node or

@@ -1,7 +1,6 @@
 #include "server/model/layer_capture.h"
 
 #include <torch/autograd.h>
-#include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <unordered_set>
 
 #include "server/model/captured_layers.h"
+#include "server/model/reverse_sweep.h"
 
 namespace laplaced {
 namespace {
@@ -72,10 +72,9 @@ std::vector<FoundUse> FindUses(const Network& network, const at::Tensor& outputs
       }
       const auto it = index.find(behind.parameter);
       if (it == index.end()) continue;
-      found.push_back(
-          {node, it->second,
-           MakeParameterUse(node, i, behind.transposed, {batch, outputs.size(0) / batch},
-                            network.parameters()[it->second].value)});
+      found.push_back({node, it->second,
+                       MakeParameterUse(node, i, behind.transposed, {batch},
+                                        network.parameters()[it->second].value)});
     }
   }
   return found;
@@ -109,53 +108,38 @@ at::Tensor Identity(const at::Tensor& outputs) {
 
 }  // namespace
 
-at::Tensor CapturedForward::Outputs() const {
-  const at::Tensor f = outputs.detach();
-  return copies > 1 ? f.view({batch, copies, f.size(1)}).select(1, 0) : f;
+namespace {
+
+// [R, B * rows, ...] -> [B, R, ...], with a dimension for the rows of an example if it has several.
+at::Tensor ByExample(const at::Tensor& grads, int64_t batch) {
+  std::vector<int64_t> shape = grads.sizes().vec();
+  const int64_t rows = shape[1] / batch;
+  shape[1] = batch;
+  if (rows > 1) shape.insert(shape.begin() + 2, rows);
+  return grads.reshape(shape).transpose(0, 1);
 }
 
-std::vector<NodeGradients> CapturedForward::OutputGradients(const at::Tensor& seeds) const {
-  if (nodes.empty()) return {};
-  const int64_t c = outputs.size(1), columns = seeds.defined() ? seeds.size(2) : c;
-  TORCH_CHECK(copies == 1 || copies == columns, "expected ", columns, " copies, got ", copies);
-  torch::autograd::edge_list edges;
-  for (const Node& node : nodes) edges.push_back(node.edge);
-  const torch::autograd::edge_list roots = {
-      torch::autograd::Edge(outputs.grad_fn(), outputs.output_nr())};
-  const auto reverse = [&](const at::Tensor& s) {
-    return torch::autograd::Engine::get_default_engine().execute(
-        roots, {s}, /*keep_graph=*/true, /*create_graph=*/false, /*accumulate_grad=*/false, edges);
-  };
-  const at::TensorOptions options = outputs.options().requires_grad(false);
-  std::vector<NodeGradients> gradients;
-  if (copies > 1) {
-    const at::Tensor all = seeds.defined() ? seeds.transpose(1, 2).reshape({batch * columns, c})
-                                           : at::eye(c, options).repeat({batch, 1});
-    for (const at::Tensor& grad : reverse(all)) gradients.emplace_back(grad, batch, columns);
-    return gradients;
-  }
-  std::vector<std::vector<at::Tensor>> per_node(nodes.size());
-  for (int64_t k = 0; k < columns; ++k) {
-    at::Tensor s;
-    if (seeds.defined()) {
-      s = seeds.select(2, k).contiguous();
-    } else {
-      s = at::zeros(outputs.sizes(), options);
-      s.select(1, k).fill_(1);
-    }
-    const auto grads = reverse(s);
-    for (size_t i = 0; i < nodes.size(); ++i) per_node[i].push_back(grads[i]);
-  }
-  for (auto& grads : per_node) gradients.emplace_back(std::move(grads), batch);
-  return gradients;
+}  // namespace
+
+void CapturedForward::Sweep(
+    const at::Tensor& seeds,
+    const std::function<void(size_t n, const at::Tensor& grads)>& visit) const {
+  std::vector<const torch::autograd::Node*> wanted;
+  for (const Node& node : nodes) wanted.push_back(node.node.get());
+  const int64_t c = outputs.size(1);
+  const at::Tensor all =
+      seeds.defined()
+          ? seeds.permute({2, 0, 1}).contiguous()
+          : at::eye(c, outputs.options().requires_grad(false)).unsqueeze(1).expand({c, batch, c});
+  ReverseSweep(outputs, all, wanted,
+               [&](size_t n, const at::Tensor& grads) { visit(n, ByExample(grads, batch)); });
 }
 
 CapturedForward ForwardCaptured(const Network& network, const at::Tensor& x,
-                                const CapturePlan& plan, int64_t copies) {
+                                const CapturePlan& plan) {
   CapturedForward forward;
   forward.batch = x.size(0);
-  forward.copies = copies;
-  forward.outputs = network.ForwardWithGraph(copies > 1 ? x.repeat_interleave(copies, 0) : x);
+  forward.outputs = network.ForwardWithGraph(x);
   std::vector<FoundUse> uses = FindUses(network, forward.outputs, forward.batch);
   std::vector<bool> found(plan.captured.size(), false), known(plan.captured.size(), true);
   for (const FoundUse& use : uses) {
@@ -169,7 +153,7 @@ CapturedForward ForwardCaptured(const Network& network, const at::Tensor& x,
   for (FoundUse& use : uses) {
     if (!forward.captured[use.parameter]) continue;
     const auto [it, inserted] = position.emplace(use.node.get(), forward.nodes.size());
-    if (inserted) forward.nodes.push_back({torch::autograd::Edge(use.node, 0), {}});
+    if (inserted) forward.nodes.push_back({use.node, {}});
     forward.nodes[it->second].uses.emplace_back(use.parameter, std::move(use.use));
   }
   return forward;
@@ -208,30 +192,24 @@ CapturePlan FindCapturedParameters(const Network& network) {
     expected.push_back(RowsOfJacobian(row, leaves, Identity(row)));
   }
   const double tolerance = network.dtype() == at::kDouble ? 1e-9 : 1e-3;
-  for (const int64_t copies : {int64_t{1}, network.n_outputs()}) {
-    const CapturedForward forward = ForwardCaptured(network, x, plan, copies);
-    const std::vector<NodeGradients> grads = forward.OutputGradients();
-    std::vector<at::Tensor> captured(plan.captured.size());
-    plan.gradient_numel = 0;
-    for (size_t n = 0; n < forward.nodes.size(); ++n) {
-      if (!grads[n].defined()) continue;
-      const at::Tensor tile = grads[n].Tile(0, kBatch);
-      plan.gradient_numel += tile.numel() / (kBatch * network.n_outputs());
-      for (const auto& [parameter, use] : forward.nodes[n].uses) {
-        const at::Tensor jacobian = use->Jacobian(tile, 0, kBatch);
-        captured[parameter] =
-            captured[parameter].defined() ? captured[parameter] + jacobian : jacobian;
-      }
+  const CapturedForward forward = ForwardCaptured(network, x, plan);
+  std::vector<at::Tensor> captured(plan.captured.size());
+  forward.Sweep({}, [&](size_t n, const at::Tensor& grads) {
+    plan.largest_gradient =
+        std::max(plan.largest_gradient, grads.numel() / (kBatch * network.n_outputs()));
+    for (const auto& [parameter, use] : forward.nodes[n].uses) {
+      const at::Tensor jacobian = use->Jacobian(grads, 0, kBatch);
+      captured[parameter] =
+          captured[parameter].defined() ? captured[parameter] + jacobian : jacobian;
     }
-    for (int64_t b = 0; b < kBatch; ++b) {
-      for (size_t i = 0; i < plan.captured.size(); ++i) {
-        if (!plan.captured[i]) continue;
-        const at::Tensor& row = expected[b][i];
-        const at::Tensor mine = captured[i].defined() ? captured[i][b] : at::zeros_like(row);
-        const double scale = row.abs().max().item<double>();
-        if (!((mine - row).abs().max().item<double>() <= tolerance * scale))
-          plan.captured[i] = false;
-      }
+  });
+  for (int64_t b = 0; b < kBatch; ++b) {
+    for (size_t i = 0; i < plan.captured.size(); ++i) {
+      if (!plan.captured[i]) continue;
+      const at::Tensor& row = expected[b][i];
+      const at::Tensor mine = captured[i].defined() ? captured[i][b] : at::zeros_like(row);
+      const double scale = row.abs().max().item<double>();
+      if (!((mine - row).abs().max().item<double>() <= tolerance * scale)) plan.captured[i] = false;
     }
   }
   return plan;

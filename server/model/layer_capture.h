@@ -18,13 +18,14 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/function.h>
 
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "absl/types/optional.h"
 #include "server/model/network.h"
-#include "server/model/node_gradients.h"
 
 namespace laplaced {
 
@@ -48,8 +49,8 @@ class ParameterUse {
   virtual at::Tensor Jacobian(const at::Tensor& grads, int64_t begin, int64_t count) const = 0;
 
   // Adds J U to t [count, R, K] and J J' to g [count, R, R] without forming J, for the parameter's
-  // rows u [numel, K] of the directions. False, with nothing added, if this kind of layer has no
-  // such closed form.
+  // rows u [numel, K] of the directions; all three row-major. False, with nothing added, if this
+  // kind of layer has no such closed form.
   virtual bool AddProducts(const at::Tensor& /*grads*/, int64_t /*begin*/, int64_t /*count*/,
                            const at::Tensor& /*u*/, const at::Tensor& /*t*/,
                            const at::Tensor& /*g*/) const {
@@ -66,38 +67,33 @@ class ParameterUse {
 
 // What was decided for a network once.
 struct CapturePlan {
-  std::vector<bool> captured;  // for each parameter
-  int64_t gradient_numel =
-      0;  // elements that one example's gradient has at all captured nodes together
+  std::vector<bool> captured;    // for each parameter
+  int64_t largest_gradient = 0;  // elements of one example's gradient at any captured node
 };
 
 // A forward pass with the uses of all parameters that are wanted and found.
 struct CapturedForward {
-  at::Tensor outputs;  // f, [B * copies, C], with graph; the copies of an example stand together
+  at::Tensor outputs;  // f, [B, C], with graph
   int64_t batch = 0;   // B
-  int64_t copies = 1;  // how often every example went through the network
   // For each parameter: the plan's, less those that this pass used otherwise (control flow that
   // depends on data).
   std::vector<bool> captured;
   struct Node {
-    torch::autograd::Edge edge;  // where the engine hands over the gradient
+    std::shared_ptr<torch::autograd::Node> node;
     std::vector<std::pair<size_t, std::shared_ptr<ParameterUse>>> uses;  // (parameter index, use)
   };
   std::vector<Node> nodes;
 
-  // f, [B, C], without graph.
-  at::Tensor Outputs() const;
-  // For each node the gradients of the R combinations of outputs that `seeds` [B, C, R] asks for,
-  // per example; of the C outputs themselves if it is undefined. One reverse pass per combination,
-  // or one in all if there are R copies of every example. REQUIRES: copies is 1 or R.
-  std::vector<NodeGradients> OutputGradients(const at::Tensor& seeds = {}) const;
+  // One reverse pass for the R combinations of outputs that `seeds` [B, C, R] asks for, or for the
+  // C outputs themselves if it is undefined. Calls visit(n, grads) with the gradients [B, R, ...]
+  // at nodes[n] as ParameterUse takes them; not if none arrive.
+  void Sweep(const at::Tensor& seeds,
+             const std::function<void(size_t n, const at::Tensor& grads)>& visit) const;
 };
 
-// Runs the network on x and captures the parameters that the plan says. With as many copies of
-// every example as there are reverse passes to come, one pass does for all: faster for a few
-// examples, where the cost of starting operations counts more than their work.
+// Runs the network on x and captures the parameters that the plan says.
 CapturedForward ForwardCaptured(const Network& network, const at::Tensor& x,
-                                const CapturePlan& plan, int64_t copies = 1);
+                                const CapturePlan& plan);
 
 // Decides the plan for a network; see above.
 CapturePlan FindCapturedParameters(const Network& network);

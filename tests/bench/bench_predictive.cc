@@ -3,23 +3,31 @@
 //
 //   forward/NET/batch:B           f(x)
 //   exact/NET/K:K/batch:B         f, T = JU and G = JJ' without Jacobians (jacobian_products.h)
+//   top_classes/NET/K:50/batch:B  the same for the three outputs with the largest logits
+//   last_layer/NET/K:50/batch:B   the same for the last layer's parameters alone
+//   sampled/NET/batch:B           64 draws of the outputs by forward-mode products
 //   served/NET/RESIDUAL/batch:B   what a request costs: covariance at one prior precision and
 //                                 variance at another, K = 50, for each kind of residual
-//   full_jacobian/NET/K:K/batch:B the usual way: one reverse pass per example and output, the
-//                                 batch x C x P Jacobian kept in memory, then contracted
+//   jacrev/NET/K:50/batch:B       the covariance as laplace-torch 0.2.3 computes it: one vectorised
+//                                 reverse pass for the batch's outputs, Jacobian kept, two einsums
+//   one_by_one/NET/K:50/batch:B   the same from one reverse pass per example and output
 //   gemm                          single-precision matrix product, the machine's measured limit
 //
-// Counters: ms_per_image; GFLOPS (gemm); peak_MB, how far the peak memory rose above what the
-// process held before (memory that earlier benchmarks freed may be used again). Ratios between rows
-// are what to quote. Run alone on a quiet machine:
+// Counters: ms_per_image; peak_MB, how far the peak memory rose above what the process held before;
+// x_forward, time over that of the forward pass at this batch; for exact, GFLOPS of the arithmetic
+// that the method needs (ExactFlops) and x_arithmetic, time over what that would take at the rate
+// of matrix products, measured right before and after the row. Ratios are what to quote. Run alone on
+// a quiet machine:
 //   bench_predictive --benchmark_filter=resnet20
 #include <benchmark/benchmark.h>
-#include <torch/autograd.h>
 
+#include <map>
 #include <string>
+#include <utility>
 
 #include "server/curvature/jacobian_products.h"
 #include "server/laplace/low_rank_fit.h"
+#include "tests/bench/full_jacobian.h"
 #include "tests/bench/meter.h"
 
 namespace laplaced::bench {
@@ -30,22 +38,47 @@ at::Tensor Directions(const Network& network, int64_t k) {
   return std::get<0>(at::linalg_qr(at::randn({network.n_parameters(), k}))).contiguous();
 }
 
+// Of one example: forward pass, C reverse passes, C weight gradients per layer, J U, and J J' as a
+// symmetric matrix.
+double ExactFlops(const BenchNetwork& net, int64_t k) {
+  const auto c = static_cast<double>(net.network.n_outputs()),
+             p = static_cast<double>(net.network.n_parameters());
+  return 2 * 40.8e6 * (1 + 2 * c) + 2 * c * static_cast<double>(k) * p +
+         c * (c + 1) * p;
+}
+
+// Milliseconds per image of the forward pass, by network and batch, once measured.
+std::map<std::pair<std::string, int64_t>, double> forward_ms;
+
+void Report(benchmark::State& state, const Meter& meter, const BenchNetwork& net, int64_t batch) {
+  meter.ReportImages(state, batch);
+  if (const auto it = forward_ms.find({net.name, batch}); it != forward_ms.end()) {
+    state.counters["x_forward"] = state.counters["ms_per_image"] / it->second;
+  }
+}
+
 void Forward(benchmark::State& state, const BenchNetwork& net, int64_t batch) {
   const at::Tensor x = net.network.TrialInputs(batch);
   net.network.Forward(x);
   const Meter meter;
   for (auto _ : state) benchmark::DoNotOptimize(net.network.Forward(x));
   meter.ReportImages(state, batch);
+  forward_ms[{net.name, batch}] = state.counters["ms_per_image"];
 }
 
 void Exact(benchmark::State& state, const BenchNetwork& net, int64_t batch, int64_t k) {
   const at::Tensor x = net.network.TrialInputs(batch), u = Directions(net.network, k);
+  const double before = GemmGflops();
   const Meter meter;
   for (auto _ : state) {
     const auto products = ComputeJacobianProducts(net.network, net.capture, x, u);
     if (!products.ok()) state.SkipWithError(std::string(products.status().message()).c_str());
   }
-  meter.ReportImages(state, batch);
+  Report(state, meter, net, batch);
+  const double rate = (before + GemmGflops()) / 2;
+  const double gflops = ExactFlops(net, k) * 1e-6 / state.counters["ms_per_image"];
+  state.counters["GFLOPS"] = gflops;
+  state.counters["x_arithmetic"] = rate / gflops;
 }
 
 struct Residual {
@@ -76,31 +109,24 @@ void Served(benchmark::State& state, const BenchNetwork& net, int64_t batch, Res
     const auto linearized = structure.Linearize(net.network, net.capture, x, request);
     if (!linearized.ok()) state.SkipWithError(std::string(linearized.status().message()).c_str());
   }
-  meter.ReportImages(state, batch);
+  Report(state, meter, net, batch);
 }
 
-void FullJacobian(benchmark::State& state, const BenchNetwork& net, int64_t batch, int64_t k) {
-  const at::Tensor x = net.network.TrialInputs(batch), u = Directions(net.network, k);
-  const std::vector<bool> none(net.network.parameters().size(), false);
+void FullJacobian(benchmark::State& state, const BenchNetwork& net, int64_t batch,
+                  at::Tensor (*jacobians)(const Network& network, const at::Tensor& x)) {
+  const at::Tensor x = net.network.TrialInputs(batch), u = Directions(net.network, 50);
+  const at::Tensor shrinkage = at::full({50}, 0.5);
   const Meter meter;
   for (auto _ : state) {
-    std::vector<at::Tensor> rows;
-    for (int64_t n = 0; n < batch; ++n)
-      rows.push_back(GenericJacobian(net.network, x.narrow(0, n, 1), none));
-    const at::Tensor jacobian = at::stack(rows);
-    benchmark::DoNotOptimize(at::einsum("ncp,pk->nck", {jacobian, u}));
-    benchmark::DoNotOptimize(at::einsum("ncp,ndp->ncd", {jacobian, jacobian}));
+    benchmark::DoNotOptimize(VarianceByEinsum(jacobians(net.network, x), u, shrinkage, 25));
   }
-  meter.ReportImages(state, batch);
+  Report(state, meter, net, batch);
 }
 
 void Gemm(benchmark::State& state) {
-  constexpr int64_t kSize = 1024;
-  const at::Tensor a = at::rand({kSize, kSize}), b = at::rand({kSize, kSize});
-  at::Tensor c = at::empty({kSize, kSize});
-  for (auto _ : state) at::mm_out(c, a, b);
-  state.counters["GFLOPS"] = benchmark::Counter(2e-9 * kSize * kSize * kSize,
-                                                benchmark::Counter::kIsIterationInvariantRate);
+  double rate = 0;
+  for (auto _ : state) rate = GemmGflops();
+  state.counters["GFLOPS"] = rate;
 }
 
 void Register(const BenchNetwork& net) {
@@ -122,8 +148,13 @@ void Register(const BenchNetwork& net) {
     }
   }
   for (int64_t batch : {1, 8}) {
-    Add("full_jacobian/" + net.name + "/K:50/batch:" + std::to_string(batch),
-        [&net, batch](benchmark::State& s) { FullJacobian(s, net, batch, 50); });
+    const std::string suffix = "/" + net.name + "/K:50/batch:" + std::to_string(batch);
+    Add("jacrev" + suffix, [&net, batch](benchmark::State& s) {
+      FullJacobian(s, net, batch, JacobiansByJacrev);
+    });
+    Add("one_by_one" + suffix, [&net, batch](benchmark::State& s) {
+      FullJacobian(s, net, batch, JacobiansOneByOne);
+    });
   }
 }
 

@@ -1,5 +1,7 @@
 #include "tests/bench/meter.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -24,6 +26,7 @@ double ProcessMegabytes(const std::string& field) {
 }  // namespace
 
 Meter::Meter() {
+  malloc_trim(0);  // memory that others freed would hide what is needed now
   std::ofstream("/proc/self/clear_refs") << 5;  // the peak starts over
   memory_ = ProcessMegabytes("VmRSS");
   start_ = lap_ = Clock::now();
@@ -49,6 +52,17 @@ void Meter::ReportLeast(benchmark::State& state) const {
 
 void Meter::ReportMemory(benchmark::State& state) const {
   state.counters["peak_MB"] = ProcessMegabytes("VmHWM") - memory_;
+}
+
+double GemmGflops() {
+  constexpr int64_t kSize = 1024, kTimes = 16;
+  const at::Tensor a = at::rand({kSize, kSize}), b = at::rand({kSize, kSize});
+  at::Tensor c = at::empty({kSize, kSize});
+  at::mm_out(c, a, b);
+  const auto start = std::chrono::steady_clock::now();
+  for (int64_t i = 0; i < kTimes; ++i) at::mm_out(c, a, b);
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  return 2e-9 * kTimes * kSize * kSize * kSize / elapsed.count();
 }
 
 benchmark::internal::Benchmark* Add(const std::string& name,

@@ -19,8 +19,7 @@ class Meter {
   // The end of one iteration.
   void Lap();
   // Sets the counters ms_per_image, for `images` in each iteration, and peak_MB, how far the peak
-  // memory rose above what the process held before (memory that earlier benchmarks freed may be
-  // used again).
+  // memory rose above what the process held before.
   void ReportImages(benchmark::State& state, int64_t images) const;
   // Sets the counters least_ms, of the shortest iteration, and peak_MB.
   void ReportLeast(benchmark::State& state) const;
@@ -35,6 +34,10 @@ class Meter {
   Clock::time_point start_, lap_;
   Milliseconds least_ = Milliseconds::max();
 };
+
+// Single-precision matrix product of this machine now, in about a fifth of a second: 1e9 operations
+// per second.
+double GemmGflops();
 
 // Registers `run` under `name`, in milliseconds of real time.
 benchmark::internal::Benchmark* Add(const std::string& name,
