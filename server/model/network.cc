@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "formats/array.h"
+#include "server/model/batch_norm_guard.h"
 #include "server/model/torch_status.h"
 
 namespace laplaced {
@@ -298,7 +299,9 @@ at::Tensor Network::Forward(const at::Tensor& x) const {
 
 at::Tensor Network::ForwardWithGraph(const at::Tensor& x) const {
   at::AutoGradMode with_grad(true);
-  return RunModule(module_, x);
+  at::Tensor f = RunModule(module_, x);
+  if (x.size(0) == 1) GuardBatchNormGradients(f);
+  return f;
 }
 
 std::pair<at::Tensor, at::Tensor> Network::ForwardAndJvp(const at::Tensor& x,
@@ -313,6 +316,7 @@ std::pair<at::Tensor, at::Tensor> Network::ForwardAndJvp(const at::Tensor& x,
   }
   const at::Tensor dual = RunModule(module_, x);
   const auto [f, jv] = at::_unpack_dual(dual, static_cast<int64_t>(scope.level()));
+  if (x.size(0) == 1) GuardBatchNormGradients(f);
   return {f, jv.defined() ? jv.detach().clone() : at::zeros_like(f)};
 }
 
