@@ -1,55 +1,42 @@
 #include "server/model/layer_capture.h"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <torch/autograd.h>
-#include <torch/csrc/autograd/functions/accumulate_grad.h>
 
 #include <algorithm>
+#include <map>
 #include <unordered_map>
 #include <unordered_set>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "server/model/captured_layers.h"
+#include "server/model/parameter_view.h"
 #include "server/model/reverse_sweep.h"
+#include "server/model/torch_status.h"
 
 namespace laplaced {
 namespace {
 
 using torch::autograd::Node;
 
-// A parameter at the end of an edge, directly or through the transposition that a linear layer
-// makes.
-struct ParameterEdge {
-  c10::TensorImpl* parameter = nullptr;
-  bool transposed = false;
-};
-
-c10::TensorImpl* LeafOf(const Node* node) {
-  const auto* accumulate = dynamic_cast<const torch::autograd::AccumulateGrad*>(node);
-  return accumulate == nullptr ? nullptr : accumulate->variable.unsafeGetTensorImpl();
-}
-
-bool IsTransposedLeaf(const Node* node) {
-  return node->name() == "TBackward0" && node->num_outputs() == 1 &&
-         node->next_edge(0).function != nullptr &&
-         LeafOf(node->next_edge(0).function.get()) != nullptr;
-}
-
-ParameterEdge ParameterBehind(const torch::autograd::Edge& edge) {
-  if (edge.function == nullptr) return {};
-  if (c10::TensorImpl* leaf = LeafOf(edge.function.get())) return {leaf, false};
-  if (IsTransposedLeaf(edge.function.get())) {
-    return {LeafOf(edge.function->next_edge(0).function.get()), true};
-  }
-  return {};
-}
-
 struct FoundUse {
   std::shared_ptr<Node> node;
   size_t parameter;
-  std::shared_ptr<ParameterUse> use;  // null: the node is of no known kind
+  std::string kind;  // of node, the parameter's role in it, and the views on the way
+  CapturedUse made;  // without a use: the node is of no known kind
 };
 
-// Every use of every parameter in the graph behind `outputs`, of `batch` examples.
-std::vector<FoundUse> FindUses(const Network& network, const at::Tensor& outputs, int64_t batch) {
+ViewedAs RoleOf(const std::string& kind, uint32_t edge) {
+  if ((kind == "AddmmBackward0" && edge == 2) || (kind == "MmBackward0" && edge == 1))
+    return ViewedAs::kMatrix;
+  return kind == "BmmBackward0" && edge == 1 ? ViewedAs::kMatrices : ViewedAs::kTensor;
+}
+
+// Every use of every parameter in the graph behind `outputs`, of `batch` examples that are ordered
+// as `order` says for each parameter.
+std::vector<FoundUse> FindUses(const Network& network, const at::Tensor& outputs, int64_t batch,
+                               const std::vector<ExampleOrder>& order) {
   std::unordered_map<c10::TensorImpl*, size_t> index;
   for (size_t i = 0; i < network.parameters().size(); ++i) {
     index[network.parameters()[i].value.unsafeGetTensorImpl()] = i;
@@ -62,22 +49,39 @@ std::vector<FoundUse> FindUses(const Network& network, const at::Tensor& outputs
     const std::shared_ptr<Node> node = stack.back();
     stack.pop_back();
     if (!visited.insert(node.get()).second) continue;
+    const std::string kind = node->name();
     for (uint32_t i = 0; i < node->num_outputs(); ++i) {
       const torch::autograd::Edge& edge = node->next_edge(i);
       if (edge.function == nullptr) continue;
-      const ParameterEdge behind = ParameterBehind(edge);
-      if (behind.parameter == nullptr) {
+      ParameterView view = ParameterBehind(edge, RoleOf(kind, i));
+      if (view.parameter == nullptr) {
         stack.push_back(edge.function);
         continue;
       }
-      const auto it = index.find(behind.parameter);
+      const auto it = index.find(view.parameter);
       if (it == index.end()) continue;
-      found.push_back({node, it->second,
-                       MakeParameterUse(node, i, behind.transposed, {batch},
-                                        network.parameters()[it->second].value)});
+      CapturedUse made = MakeParameterUse({node, i, std::move(view.shape), view.transposed,
+                                           view.repeated, order[it->second], batch});
+      if (made.use != nullptr && view.positions.defined()) {
+        made.use = UseOfWhole(std::move(made.use), view.positions,
+                              network.parameters()[it->second].value.numel());
+      }
+      found.push_back({node, it->second, absl::StrCat(kind, ".", i, view.path), std::move(made)});
     }
   }
   return found;
+}
+
+// How each of `n` parameters is used: the kinds of its uses, sorted; empty if it is not.
+std::vector<std::string> Signatures(const std::vector<FoundUse>& found, size_t n) {
+  std::vector<std::vector<std::string>> kinds(n);
+  for (const FoundUse& use : found) kinds[use.parameter].push_back(use.kind);
+  std::vector<std::string> signatures;
+  for (auto& uses : kinds) {
+    std::sort(uses.begin(), uses.end());
+    signatures.push_back(absl::StrJoin(uses, " "));
+  }
+  return signatures;
 }
 
 // Gradients of the combinations `seeds` [C, R] of the outputs [1, C] with respect to `leaves`: [R,
@@ -106,17 +110,110 @@ at::Tensor Identity(const at::Tensor& outputs) {
   return at::eye(outputs.size(1), outputs.options().requires_grad(false));
 }
 
-}  // namespace
+// Inputs for the decision: up to 2, so that token ids among them are not all zero, if the network
+// takes that.
+at::Tensor TrialBatch(const Network& network, int64_t n) {
+  const at::Tensor x = network.TrialInputs(n);
+  bool finite = false;
+  const absl::Status taken = CatchTorch("wider inputs", [&] {
+    finite = network.Forward(x * 2).isfinite().all().item<bool>();
+    return absl::OkStatus();
+  });
+  return taken.ok() && finite ? x * 2 : x;
+}
 
-namespace {
+// A few combinations of the outputs that no gradient vanishes in by coincidence, [C, R].
+at::Tensor TrialSeeds(const Network& network) {
+  constexpr int64_t kMost = 4;
+  const int64_t c = network.n_outputs();
+  at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{2});
+  return at::randn({c, std::min(c, kMost)}, generator, at::TensorOptions(network.dtype()));
+}
 
-// [R, B * rows, ...] -> [B, R, ...], with a dimension for the rows of an example if it has several.
-at::Tensor ByExample(const at::Tensor& grads, int64_t batch) {
-  std::vector<int64_t> shape = grads.sizes().vec();
-  const int64_t rows = shape[1] / batch;
-  shape[1] = batch;
-  if (rows > 1) shape.insert(shape.begin() + 2, rows);
-  return grads.reshape(shape).transpose(0, 1);
+// [C, R] -> [batch, C, R]
+at::Tensor Repeated(const at::Tensor& seeds, int64_t batch) {
+  return seeds.unsqueeze(0).expand({batch, seeds.size(0), seeds.size(1)});
+}
+
+// Gradients of every parameter by plain reverse passes, one example at a time: [B, R, numel] each.
+std::vector<at::Tensor> ReversePassPerExample(const Network& network, const at::Tensor& x,
+                                              const at::Tensor& seeds) {
+  std::vector<at::Tensor> leaves;
+  for (const Parameter& p : network.parameters()) leaves.push_back(p.value);
+  std::vector<std::vector<at::Tensor>> rows(leaves.size());
+  for (int64_t b = 0; b < x.size(0); ++b) {
+    const auto gradients =
+        RowsOfJacobian(network.ForwardWithGraph(x.narrow(0, b, 1)), leaves, seeds);
+    for (size_t i = 0; i < leaves.size(); ++i) rows[i].push_back(gradients[i]);
+  }
+  std::vector<at::Tensor> stacked;
+  for (const auto& parameter : rows) stacked.push_back(at::stack(parameter));
+  return stacked;
+}
+
+// What a comparison on a trial batch says about a parameter, from best to worst.
+enum class Verdict {
+  kAgrees,
+  kSilent,  // all gradients are zero or rounding errors: nothing to compare
+  kDisagrees,
+};
+
+// The captured gradients of x against the first of `expected`; leaves the worse in `verdicts`.
+void Compare(const Network& network, const CapturePlan& plan, const at::Tensor& x,
+             const at::Tensor& seeds, const std::vector<at::Tensor>& expected,
+             std::vector<Verdict>& verdicts) {
+  const int64_t batch = x.size(0);
+  const CapturedForward forward = ForwardCaptured(network, x, plan);
+  std::vector<at::Tensor> captured(plan.captured.size());
+  forward.Sweep(Repeated(seeds, batch), [&](size_t n, const at::Tensor& grads) {
+    for (const auto& [parameter, use] : forward.nodes[n].uses) {
+      const at::Tensor jacobian = use->Jacobian(grads, 0, batch);
+      captured[parameter] =
+          captured[parameter].defined() ? captured[parameter] + jacobian : jacobian;
+    }
+  });
+  const bool exact = network.dtype() == at::kDouble;
+  const double tolerance = exact ? 1e-9 : 1e-3, rounding = exact ? 1e-13 : 1e-5;
+  double largest = 0;
+  for (const at::Tensor& e : expected) largest = std::max(largest, e.abs().max().item<double>());
+  for (size_t i = 0; i < verdicts.size(); ++i) {
+    if (!forward.captured[i]) {
+      verdicts[i] = Verdict::kDisagrees;
+      continue;
+    }
+    const at::Tensor truth = expected[i].narrow(0, 0, batch);
+    const at::Tensor mine = captured[i].defined() ? captured[i] : at::zeros_like(truth);
+    const at::Tensor scales = truth.abs().amax({1, 2});
+    const double scale = scales.max().item<double>();
+    const bool close = ((mine - truth).abs().amax({1, 2}) <= scales * tolerance).all().item<bool>();
+    if (close && scale > 0) continue;
+    const double most = std::max(scale, mine.abs().max().item<double>());
+    verdicts[i] =
+        std::max(verdicts[i], most <= rounding * largest ? Verdict::kSilent : Verdict::kDisagrees);
+  }
+}
+
+// Reads every parameter that was silent as the parameter beside it at the same node, a weight
+// beside its bias, if that one agrees, at every use.
+void AdoptSilent(const std::vector<FoundUse>& found, const std::vector<Verdict>& verdicts,
+                 CapturePlan& plan) {
+  std::unordered_map<Node*, size_t> agreeing;
+  for (const FoundUse& use : found) {
+    if (verdicts[use.parameter] == Verdict::kAgrees) agreeing[use.node.get()] = use.parameter;
+  }
+  for (size_t i = 0; i < verdicts.size(); ++i) {
+    if (verdicts[i] != Verdict::kSilent) continue;
+    std::vector<ExampleOrder> orders;
+    bool all = true;
+    for (const FoundUse& use : found) {
+      if (use.parameter != i) continue;
+      const auto beside = agreeing.find(use.node.get());
+      all = all && beside != agreeing.end();
+      if (all) orders.push_back(plan.order[beside->second]);
+    }
+    plan.captured[i] = all && std::equal(orders.begin() + 1, orders.end(), orders.begin());
+    if (plan.captured[i]) plan.order[i] = orders.front();
+  }
 }
 
 }  // namespace
@@ -131,8 +228,10 @@ void CapturedForward::Sweep(
       seeds.defined()
           ? seeds.permute({2, 0, 1}).contiguous()
           : at::eye(c, outputs.options().requires_grad(false)).unsqueeze(1).expand({c, batch, c});
-  ReverseSweep(outputs, all, wanted,
-               [&](size_t n, const at::Tensor& grads) { visit(n, ByExample(grads, batch)); });
+  ReverseSweep(outputs, all, wanted, [&](size_t n, const at::Tensor& grads) {
+    // With the seeds last they are part of what each example has.
+    visit(n, ByExample(grads.movedim(0, -1), batch, nodes[n].layout).movedim(-1, 1));
+  });
 }
 
 CapturedForward ForwardCaptured(const Network& network, const at::Tensor& x,
@@ -140,21 +239,24 @@ CapturedForward ForwardCaptured(const Network& network, const at::Tensor& x,
   CapturedForward forward;
   forward.batch = x.size(0);
   forward.outputs = network.ForwardWithGraph(x);
-  std::vector<FoundUse> uses = FindUses(network, forward.outputs, forward.batch);
-  std::vector<bool> found(plan.captured.size(), false), known(plan.captured.size(), true);
-  for (const FoundUse& use : uses) {
-    found[use.parameter] = true;
-    if (use.use == nullptr) known[use.parameter] = false;
-  }
+  std::vector<FoundUse> uses = FindUses(network, forward.outputs, forward.batch, plan.order);
+  const std::vector<std::string> signatures = Signatures(uses, plan.captured.size());
   forward.captured = plan.captured;
-  for (size_t i = 0; i < found.size(); ++i)
-    forward.captured[i] = plan.captured[i] && found[i] && known[i];
-  std::unordered_map<torch::autograd::Node*, size_t> position;
+  for (size_t i = 0; i < signatures.size(); ++i) {
+    if (plan.uses[i].count(signatures[i]) == 0) forward.captured[i] = false;
+  }
+  for (const FoundUse& use : uses) {
+    if (use.made.use == nullptr) forward.captured[use.parameter] = false;
+  }
+  std::map<std::pair<Node*, BatchLayout>, size_t> position;
   for (FoundUse& use : uses) {
     if (!forward.captured[use.parameter]) continue;
-    const auto [it, inserted] = position.emplace(use.node.get(), forward.nodes.size());
-    if (inserted) forward.nodes.push_back({use.node, {}});
-    forward.nodes[it->second].uses.emplace_back(use.parameter, std::move(use.use));
+    const auto [it, inserted] =
+        position.emplace(std::make_pair(use.node.get(), use.made.layout), forward.nodes.size());
+    if (inserted) {
+      forward.nodes.push_back({use.node, use.made.layout, {}});
+    }
+    forward.nodes[it->second].uses.emplace_back(use.parameter, std::move(use.made.use));
   }
   return forward;
 }
@@ -171,46 +273,49 @@ at::Tensor GenericJacobian(const Network& network, const at::Tensor& x,
 
 CapturePlan FindCapturedParameters(const Network& network) {
   at::NoGradGuard no_grad;
-  constexpr int64_t kBatch = 3;
-  const at::Tensor x = network.TrialInputs(kBatch);
-  const at::Tensor outputs = network.ForwardWithGraph(x);
+  // A single example, because LibTorch has other paths for it, and two sizes without a common
+  // factor: a dimension that is as long as the batch by coincidence is so once at most.
+  constexpr int64_t kBatches[] = {1, 2, 5};
+  const at::Tensor x = TrialBatch(network, 5), seeds = TrialSeeds(network);
+  const size_t n = network.parameters().size();
   CapturePlan plan;
-  plan.captured.assign(network.parameters().size(), true);
-  std::vector<bool> used(plan.captured.size(), false);
-  for (const FoundUse& found : FindUses(network, outputs, kBatch)) {
-    used[found.parameter] = true;
-    if (found.use == nullptr) plan.captured[found.parameter] = false;
+  plan.captured.assign(n, true);
+  plan.order.assign(n, ExampleOrder::kMajor);
+  plan.uses.resize(n);
+  for (const int64_t batch : kBatches) {
+    const at::Tensor outputs = network.ForwardWithGraph(x.narrow(0, 0, batch));
+    const auto signatures = Signatures(FindUses(network, outputs, batch, plan.order), n);
+    for (size_t i = 0; i < n; ++i) {
+      if (signatures[i].empty()) plan.captured[i] = false;
+      plan.uses[i].insert(signatures[i]);
+    }
   }
-  for (size_t i = 0; i < used.size(); ++i) plan.captured[i] = plan.captured[i] && used[i];
 
   // Trust, but verify: the captured gradients against plain reverse passes, example by example.
-  std::vector<at::Tensor> leaves;
-  for (const Parameter& p : network.parameters()) leaves.push_back(p.value);
-  std::vector<std::vector<at::Tensor>> expected;
-  for (int64_t b = 0; b < kBatch; ++b) {
-    const at::Tensor row = network.ForwardWithGraph(x.narrow(0, b, 1));
-    expected.push_back(RowsOfJacobian(row, leaves, Identity(row)));
+  const std::vector<at::Tensor> expected = ReversePassPerExample(network, x, seeds);
+  std::vector<Verdict> verdicts;
+  for (const ExampleOrder next : {ExampleOrder::kMinor, ExampleOrder::kMajor}) {
+    verdicts.assign(n, Verdict::kAgrees);
+    for (const int64_t batch : kBatches) {
+      Compare(network, plan, x.narrow(0, 0, batch), seeds, expected, verdicts);
+    }
+    for (size_t i = 0; i < n; ++i) {
+      if (verdicts[i] != Verdict::kAgrees) plan.order[i] = next;
+    }
   }
-  const double tolerance = network.dtype() == at::kDouble ? 1e-9 : 1e-3;
+  for (size_t i = 0; i < n; ++i) {
+    plan.captured[i] = plan.captured[i] && verdicts[i] == Verdict::kAgrees;
+  }
+  AdoptSilent(FindUses(network, network.ForwardWithGraph(x), x.size(0), plan.order), verdicts,
+              plan);
+
   const CapturedForward forward = ForwardCaptured(network, x, plan);
-  std::vector<at::Tensor> captured(plan.captured.size());
-  forward.Sweep({}, [&](size_t n, const at::Tensor& grads) {
+  forward.Sweep(Repeated(seeds, x.size(0)), [&](size_t, const at::Tensor& grads) {
     plan.largest_gradient =
-        std::max(plan.largest_gradient, grads.numel() / (kBatch * network.n_outputs()));
-    for (const auto& [parameter, use] : forward.nodes[n].uses) {
-      const at::Tensor jacobian = use->Jacobian(grads, 0, kBatch);
-      captured[parameter] =
-          captured[parameter].defined() ? captured[parameter] + jacobian : jacobian;
-    }
+        std::max(plan.largest_gradient, grads.numel() / (x.size(0) * seeds.size(1)));
   });
-  for (int64_t b = 0; b < kBatch; ++b) {
-    for (size_t i = 0; i < plan.captured.size(); ++i) {
-      if (!plan.captured[i]) continue;
-      const at::Tensor& row = expected[b][i];
-      const at::Tensor mine = captured[i].defined() ? captured[i][b] : at::zeros_like(row);
-      const double scale = row.abs().max().item<double>();
-      if (!((mine - row).abs().max().item<double>() <= tolerance * scale)) plan.captured[i] = false;
-    }
+  for (const FoundUse& found : FindUses(network, forward.outputs, x.size(0), plan.order)) {
+    if (plan.captured[found.parameter]) plan.forward_macs += found.made.macs;
   }
   return plan;
 }

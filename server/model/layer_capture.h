@@ -2,16 +2,20 @@
 // model.
 //
 // A forward pass leaves an autograd graph. Walking it finds the nodes that consume parameters:
-// convolution, linear layer and batch norm in evaluation keep their input, and the gradient that
-// arrives at the node is all that is missing. Asking the engine for gradients *at the node* (an
-// edge, not a tensor) is immune to later in-place operations such as relu_ and `+=`, which replace
-// a tensor's own history, and computes no batch-summed weight gradients on the way.
+// linear layers, convolutions, norms and the like (captured_layers.h has the list) keep their
+// input, and the gradient that arrives at the node is all that is missing. Asking the engine for
+// gradients *at the node* (an edge, not a tensor) is immune to later in-place operations such as
+// relu_ and `+=`, which replace a tensor's own history, and computes no batch-summed weight
+// gradients on the way.
 //
 // A parameter is captured if every use of it is of a known kind; all others are listed as generic
 // and take one reverse pass per example and output (see jacobian_products.h): slower, equally
-// exact. Which is which is decided per network, once, by FindCapturedParameters, which also
-// compares captured with generic gradients on a trial batch and moves every parameter that
-// disagrees to the generic side: a layout that the walk misreads costs time, never correctness.
+// exact. Which is which is decided per network, once, by FindCapturedParameters. It compares
+// captured with generic gradients on trial batches of several sizes, first as if the rows of an
+// example stood together, then as if a row of every example did (batch_layout.h), and moves every
+// parameter that disagrees twice to the generic side: a layout that the walk misreads costs time,
+// never correctness. A pass whose graph uses a parameter otherwise than the trial did (control flow
+// that depends on data) takes the generic side for it, too.
 //
 // Functions throw LibTorch exceptions; callers wrap them in CatchTorch. Thread-safe: nothing is
 // kept between calls.
@@ -22,9 +26,12 @@
 
 #include <functional>
 #include <memory>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "absl/types/optional.h"
+#include "server/model/batch_layout.h"
 #include "server/model/network.h"
 
 namespace laplaced {
@@ -67,8 +74,17 @@ class ParameterUse {
 
 // What was decided for a network once.
 struct CapturePlan {
-  std::vector<bool> captured;    // for each parameter
+  // For each parameter:
+  std::vector<bool> captured;
+  std::vector<ExampleOrder> order;  // at all its uses
+  // By which kinds of nodes: each way that a trial batch showed, because single examples may take
+  // another path through LibTorch than several.
+  std::vector<std::set<std::string>> uses;
   int64_t largest_gradient = 0;  // elements of one example's gradient at any captured node
+  // Multiply-adds of one example's forward pass with captured weights, summed over their uses:
+  // numel(weight) for each row of a linear layer and each position of a convolution, one for each
+  // element of the output of a norm or scale, none for biases and look-ups.
+  double forward_macs = 0;
 };
 
 // A forward pass with the uses of all parameters that are wanted and found.
@@ -80,9 +96,10 @@ struct CapturedForward {
   std::vector<bool> captured;
   struct Node {
     std::shared_ptr<torch::autograd::Node> node;
+    BatchLayout layout;  // of its output and so of the gradient there
     std::vector<std::pair<size_t, std::shared_ptr<ParameterUse>>> uses;  // (parameter index, use)
   };
-  std::vector<Node> nodes;
+  std::vector<Node> nodes;  // a node that is read in two layouts stands here twice
 
   // One reverse pass for the R combinations of outputs that `seeds` [B, C, R] asks for, or for the
   // C outputs themselves if it is undefined. Calls visit(n, grads) with the gradients [B, R, ...]

@@ -19,19 +19,21 @@ using torch::autograd::Edge;
 using torch::autograd::Node;
 namespace generated = torch::autograd::generated;
 
-// Gradients on their way to a node. Nobody else holds the tensor if it is `owned`: it may be
-// written.
+// Gradients on their way to a node.
 struct Gradient {
-  at::Tensor value;  // [R, ...]; undefined: none
-  bool owned = false;
+  at::Tensor value;    // [R, ...]; undefined: none
+  bool owned = false;  // made by this sweep, for this way only
+
+  // A visitor may have kept a view.
+  bool Writable() const { return owned && value.storage().use_count() == 1; }
 };
 
 void Accumulate(Gradient& sum, Gradient more) {
   if (!sum.value.defined()) {
     sum = std::move(more);
-  } else if (sum.owned) {
+  } else if (sum.Writable()) {
     sum.value.add_(more.value);
-  } else if (more.owned) {
+  } else if (more.Writable()) {
     more.value.add_(sum.value);
     sum = std::move(more);
   } else {
@@ -42,7 +44,7 @@ void Accumulate(Gradient& sum, Gradient more) {
 // The nodes that lead to a wanted one, every node before those that its gradients go to.
 class Order {
  public:
-  Order(Node* root, const std::unordered_map<const Node*, size_t>& wanted) {
+  Order(Node* root, const std::unordered_map<const Node*, std::vector<size_t>>& wanted) {
     // Depth first without recursion; networks may be deep.
     struct Frame {
       Node* node;
@@ -107,7 +109,8 @@ EdgeGradients OneByOne(Node& node, const std::vector<Gradient>& grads, const Ord
   for (int64_t r = 0; r < seeds; ++r) {
     torch::autograd::variable_list inputs;
     for (const Gradient& g : grads) {
-      inputs.push_back(g.value.defined() ? g.value.select(0, r) : at::Tensor());
+      // In the usual order: some kernels misread others (batch_norm_guard.h).
+      inputs.push_back(g.value.defined() ? g.value.select(0, r).contiguous() : at::Tensor());
     }
     torch::autograd::variable_list outputs = node(std::move(inputs));
     for (size_t i = 0; i < outputs.size(); ++i) {
@@ -136,7 +139,7 @@ Gradient ThroughBatchNorm(generated::NativeBatchNormBackward0& node, const Gradi
   if (!variance.defined()) return {};
   at::Tensor scale = (variance + node.eps).rsqrt();
   if (weight.defined()) scale = scale * weight.detach();
-  return {ScaledChannels(scale, g.value, g.owned), true};
+  return {ScaledChannels(scale, g.value, g.Writable()), true};
 }
 
 // Gradients at a of a W', for gradients [R, n, out] and W' as the node keeps it, [in, out].
@@ -189,7 +192,7 @@ EdgeGradients AllAtOnce(Node& node, std::vector<Gradient>& grads, const Order& o
   if (kind == "ReluBackward0") {
     const at::Tensor result =
         static_cast<generated::ReluBackward0&>(node).result_.unpack(node.shared_from_this());
-    target = {GradientThroughRelu(result, g.value, g.owned), true};
+    target = {GradientThroughRelu(result, g.value, g.Writable()), true};
   } else if (kind == "NativeBatchNormBackward0" && edge == 0) {
     target = ThroughBatchNorm(static_cast<generated::NativeBatchNormBackward0&>(node), g);
   } else if (kind == "AddmmBackward0" && edge == 1) {
@@ -212,8 +215,8 @@ void ReverseSweep(const at::Tensor& outputs, const at::Tensor& seeds,
                   const std::vector<const Node*>& wanted, const NodeVisitor& visit) {
   at::NoGradGuard no_grad;
   if (outputs.grad_fn() == nullptr) return;
-  std::unordered_map<const Node*, size_t> index;
-  for (size_t i = 0; i < wanted.size(); ++i) index.emplace(wanted[i], i);
+  std::unordered_map<const Node*, std::vector<size_t>> index;
+  for (size_t i = 0; i < wanted.size(); ++i) index[wanted[i]].push_back(i);
   const Order order(outputs.grad_fn().get(), index);
   if (order.nodes().empty()) return;
   std::unordered_map<const Node*, std::vector<Gradient>> pending;
@@ -229,7 +232,7 @@ void ReverseSweep(const at::Tensor& outputs, const at::Tensor& seeds,
     std::vector<Gradient> grads = std::move(it->second);
     pending.erase(it);
     if (const auto found = index.find(node); found != index.end() && grads[0].value.defined()) {
-      visit(found->second, grads[0].value);
+      for (const size_t i : found->second) visit(i, grads[0].value);
     }
     bool leads_on = false;
     for (const Edge& edge : node->next_edges()) leads_on |= order.Needs(edge);

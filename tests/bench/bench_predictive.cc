@@ -43,7 +43,7 @@ at::Tensor Directions(const Network& network, int64_t k) {
 double ExactFlops(const BenchNetwork& net, int64_t k) {
   const auto c = static_cast<double>(net.network.n_outputs()),
              p = static_cast<double>(net.network.n_parameters());
-  return 2 * 40.8e6 * (1 + 2 * c) + 2 * c * static_cast<double>(k) * p +
+  return 2 * net.capture.forward_macs * (1 + 2 * c) + 2 * c * static_cast<double>(k) * p +
          c * (c + 1) * p;
 }
 

@@ -7,134 +7,22 @@
 
 #include <numeric>
 
+#include "absl/strings/ascii.h"
 #include "tests/reference/dense.h"
+#include "tests/reference/layer_cases.h"
 #include "tests/reference/networks.h"
 
 namespace laplaced {
 namespace {
 
+using reference::LayerCase;
 using reference::MakeModule;
 using reference::MakeNetwork;
 using reference::RandomNormal;
 
 double Max(const at::Tensor& t) { return t.abs().max().item<double>(); }
 
-struct Case {
-  std::string name;
-  std::vector<std::pair<std::string, std::vector<int64_t>>> parameters;
-  std::string body;
-  std::vector<int64_t> input_shape;
-  int64_t outputs;
-  std::vector<std::string> generic;  // parameters that no known layer explains
-};
-
-std::vector<Case> Cases() {
-  return {
-      {"linear with bias",
-       {{"w", {3, 4}}, {"b", {3}}},
-       "  return torch.linear(x, self.w, self.b)\n",
-       {4},
-       3,
-       {}},
-      {"linear without bias", {{"w", {3, 4}}}, "  return torch.linear(x, self.w)\n", {4}, 3, {}},
-      {"matrix stored [in, out]", {{"w", {4, 3}}}, "  return torch.mm(x, self.w)\n", {4}, 3, {}},
-      {"linear over a sequence",
-       {{"w", {5, 4}}, {"b", {5}}, {"v", {2, 5}}},
-       "  return torch.linear(torch.tanh(torch.linear(x, self.w, self.b)).mean(1), self.v)\n",
-       {3, 4},
-       2,
-       {}},
-      {"convolution, stride, padding, in-place relu",
-       {{"w", {4, 2, 3, 3}}, {"b", {4}}, {"v", {3, 36}}},
-       "  h = torch.relu_(torch.conv2d(x, self.w, self.b, [2, 2], [1, 1]))\n"
-       "  return torch.linear(torch.flatten(h, 1), self.v)\n",
-       {2, 6, 6},
-       3,
-       {}},
-      {"dilated convolution",
-       {{"w", {3, 2, 2, 3}}, {"v", {3, 48}}},
-       "  h = torch.tanh(torch.conv2d(x, self.w, None, [1, 1], [1, 1], [2, 1]))\n"
-       "  return torch.linear(torch.flatten(torch.max_pool2d(h, [1, 1])[:, :, 0:4, 0:4], 1), "
-       "self.v)\n",
-       {2, 6, 6},
-       3,
-       {}},
-      {"grouped convolution",
-       {{"w", {6, 2, 3, 3}}, {"b", {6}}},
-       "  return torch.conv2d(x, self.w, self.b, [1, 1], [0, 0], [1, 1], 2).mean([2, 3])\n",
-       {4, 5, 5},
-       6,
-       {}},
-      {"depthwise convolution",
-       {{"w", {4, 1, 3, 3}}, {"b", {4}}},
-       "  return torch.tanh(torch.conv2d(x, self.w, self.b, [1, 1], [1, 1], [1, 1], 4)).mean([2, "
-       "3])\n",
-       {4, 5, 5},
-       4,
-       {}},
-      {"convolution as traced",
-       {{"w", {3, 2, 3, 3}}, {"b", {3}}},
-       "  return torch.tanh(torch._convolution(x, self.w, self.b, [1, 1], [1, 1], [1, 1], False, "
-       "[0, 0], 1,\n"
-       "      False, False, True, True)).mean([2, 3])\n",
-       {2, 5, 5},
-       3,
-       {}},
-      {"convolution over one dimension",
-       {{"w", {3, 2, 3}}, {"b", {3}}},
-       "  return torch.tanh(torch.conv1d(x, self.w, self.b, [2], [1])).mean(2)\n",
-       {2, 9},
-       3,
-       {}},
-      {"batch norm after in-place addition",
-       {{"w", {3, 2, 3, 3}}, {"gamma", {3}}, {"beta", {3}}, {"mean", {3}}},
-       "  h = torch.conv2d(x, self.w, None, [1, 1], [1, 1])\n"
-       "  v = torch.ones_like(self.mean).detach() * 2.0\n"
-       "  y = torch.batch_norm(h, self.gamma, self.beta, self.mean.detach(), v, False, 0.1, 1e-5, "
-       "False)\n"
-       "  y += h\n"
-       "  return torch.relu_(y).mean([2, 3]) + self.mean.sum() * 0.1\n",
-       {2, 5, 5},
-       3,
-       {"mean"}},
-      {"shared weights",
-       {{"w", {4, 4}}, {"b", {4}}},
-       "  h = torch.tanh(torch.linear(x, self.w, self.b))\n  return torch.linear(h, self.w, "
-       "self.b)\n",
-       {4},
-       4,
-       {}},
-      {"shared with an operation of no known kind",
-       {{"w", {4, 4}}},
-       "  return torch.linear(torch.tanh(torch.linear(x, self.w)), self.w) + "
-       "torch.sin(self.w).sum()\n",
-       {4},
-       4,
-       {"w"}},
-      {"layer norm and a free scale",
-       {{"w", {5, 4}}, {"g", {5}}, {"b", {5}}, {"s", {1}}},
-       "  return torch.layer_norm(torch.linear(x, self.w), [5], self.g, self.b) * "
-       "torch.exp(self.s)\n",
-       {4},
-       5,
-       {"g", "b", "s"}},
-      {"rows that are not examples",
-       {{"w", {3, 4}}},
-       "  y = torch.linear(x.transpose(0, 1).reshape(-1, 4), self.w)\n"
-       "  return torch.tanh(y).reshape(2, -1, 3).sum(0)\n",
-       {2, 4},
-       3,
-       {"w"}},
-      {"unused parameter",
-       {{"w", {3, 4}}, {"u", {2}}},
-       "  return torch.linear(x, self.w)\n",
-       {4},
-       3,
-       {}},
-  };
-}
-
-void ExpectAgreement(const Case& c, at::ScalarType dtype, double tolerance) {
+void ExpectAgreement(const LayerCase& c, at::ScalarType dtype, double tolerance) {
   const Network network =
       MakeNetwork(MakeModule(c.parameters, c.body, dtype), c.input_shape, c.outputs);
   const CapturePlan plan = FindCapturedParameters(network);
@@ -186,13 +74,58 @@ void ExpectAgreement(const Case& c, at::ScalarType dtype, double tolerance) {
   }
 }
 
-TEST(JacobianProductsTest, EveryKindOfLayerAgreesInDoublePrecision) {
-  for (const Case& c : Cases()) ExpectAgreement(c, at::kDouble, 1e-10);
+class JacobianProductsOf : public testing::TestWithParam<LayerCase> {};
+
+TEST_P(JacobianProductsOf, DoNotDependOnTheBatchSize) {
+  const LayerCase& c = GetParam();
+  const Network network =
+      MakeNetwork(MakeModule(c.parameters, c.body, at::kDouble), c.input_shape, c.outputs);
+  const CapturePlan plan = FindCapturedParameters(network);
+  std::vector<int64_t> shape = {6};
+  shape.insert(shape.end(), c.input_shape.begin(), c.input_shape.end());
+  const at::Tensor u = RandomNormal({network.n_parameters(), 3}, 45);
+  const at::Tensor all = RandomNormal(shape, 46), j = reference::Jacobians(network, all);
+  for (const int64_t batch : {1, 2, 3, 4, 6}) {
+    const auto products = ComputeJacobianProducts(network, plan, all.narrow(0, 0, batch), u);
+    ASSERT_TRUE(products.ok()) << products.status();
+    const at::Tensor part = j.narrow(0, 0, batch), g = at::bmm(part, part.transpose(1, 2));
+    EXPECT_LE(Max(products->t - at::matmul(part, u)), 1e-10 * Max(at::matmul(part, u))) << batch;
+    EXPECT_LE(Max(products->g - g), 1e-10 * Max(g)) << batch;
+  }
 }
 
-TEST(JacobianProductsTest, EveryKindOfLayerAgreesInSinglePrecision) {
-  for (const Case& c : Cases()) ExpectAgreement(c, at::kFloat, 1e-5);
+TEST_P(JacobianProductsOf, AgreeInDoublePrecision) {
+  ExpectAgreement(GetParam(), at::kDouble, 1e-10);
 }
+
+TEST_P(JacobianProductsOf, AgreeInSinglePrecision) {
+  ExpectAgreement(GetParam(), at::kFloat, 1e-5);
+}
+
+std::string NameOf(const testing::TestParamInfo<LayerCase>& info) {
+  std::string name = info.param.name;
+  for (char& c : name) {
+    if (!absl::ascii_isalnum(static_cast<unsigned char>(c))) c = '_';
+  }
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Linear, JacobianProductsOf, testing::ValuesIn(reference::LinearCases()),
+                         NameOf);
+INSTANTIATE_TEST_SUITE_P(Convolution, JacobianProductsOf,
+                         testing::ValuesIn(reference::ConvolutionCases()), NameOf);
+INSTANTIATE_TEST_SUITE_P(Norm, JacobianProductsOf, testing::ValuesIn(reference::NormCases()),
+                         NameOf);
+INSTANTIATE_TEST_SUITE_P(Embedding, JacobianProductsOf,
+                         testing::ValuesIn(reference::EmbeddingCases()), NameOf);
+INSTANTIATE_TEST_SUITE_P(Broadcast, JacobianProductsOf,
+                         testing::ValuesIn(reference::BroadcastCases()), NameOf);
+INSTANTIATE_TEST_SUITE_P(Activation, JacobianProductsOf,
+                         testing::ValuesIn(reference::ActivationCases()), NameOf);
+INSTANTIATE_TEST_SUITE_P(Transformer, JacobianProductsOf,
+                         testing::ValuesIn(reference::TransformerCases()), NameOf);
+INSTANTIATE_TEST_SUITE_P(Unusual, JacobianProductsOf, testing::ValuesIn(reference::UnusualCases()),
+                         NameOf);
 
 TEST(JacobianProductsTest, WorksWithoutDirections) {
   const Network network = reference::TanhMlp(4, 3, 2);
