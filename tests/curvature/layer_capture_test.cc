@@ -13,6 +13,7 @@
 #include "absl/strings/str_replace.h"
 #include "server/curvature/jacobian_products.h"
 #include "tests/reference/dense.h"
+#include "tests/reference/layer_cases.h"
 #include "tests/reference/networks.h"
 
 namespace laplaced {
@@ -114,6 +115,20 @@ TEST(LayerCaptureTest, AParameterWithoutGradientInTheTrialIsNotTrusted) {
   const CapturePlan plan = FindCapturedParameters(network);
   EXPECT_EQ(plan.captured, (std::vector<bool>{false, true}));
   EXPECT_LT(Error(network, plan, -RandomNormal({4, 3, 4}, 1).abs()), 1e-10);
+}
+
+// LibTorch runs a linear layer otherwise for one example than for several: neither may fall back.
+TEST(LayerCaptureTest, TransformersAreCapturedAtEveryBatchSize) {
+  for (const reference::LayerCase& c : reference::TransformerCases()) {
+    const Network network =
+        MakeNetwork(MakeModule(c.parameters, c.body, at::kDouble), c.input_shape, c.outputs);
+    const CapturePlan plan = FindCapturedParameters(network);
+    for (const int64_t batch : {1, 2, 3, 7}) {
+      const CapturedForward forward = ForwardCaptured(network, network.TrialInputs(batch), plan);
+      EXPECT_EQ(forward.captured, std::vector<bool>(plan.captured.size(), true))
+          << c.name << ", batch " << batch;
+    }
+  }
 }
 
 // Softmax does not see a bias of the keys: its gradient is rounding errors, which no reading
