@@ -77,16 +77,20 @@ void AddCaptured(const Block& block, const at::Tensor& seeds) {
   for (const auto& [parameter, jacobian] : shared) finish(parameter, jacobian);
 }
 
+// Parameters that are wanted and were not captured.
 void AddGeneric(const Block& block, const at::Tensor& x, const at::Tensor& seeds) {
-  const std::vector<bool>& captured = block.forward.captured;
-  if (std::all_of(captured.begin(), captured.end(), [](bool c) { return c; })) return;
+  std::vector<bool> done = block.forward.captured;
+  for (size_t i = 0; i < block.options.parameters.size(); ++i) {
+    if (!block.options.parameters[i]) done[i] = true;
+  }
+  if (std::all_of(done.begin(), done.end(), [](bool d) { return d; })) return;
   for (int64_t n = 0; n < x.size(0); ++n) {
-    const at::Tensor jacobian = GenericJacobian(block.network, x.narrow(0, n, 1), captured,
+    const at::Tensor jacobian = GenericJacobian(block.network, x.narrow(0, n, 1), done,
                                                 seeds.defined() ? seeds[n] : at::Tensor())
                                     .unsqueeze(0);
     int64_t column = 0;
-    for (size_t i = 0; i < captured.size(); ++i) {
-      if (captured[i]) continue;
+    for (size_t i = 0; i < done.size(); ++i) {
+      if (done[i]) continue;
       const int64_t numel = block.network.parameters()[i].value.numel();
       block.sink.Add(i, block.first + n, jacobian.narrow(2, column, numel).contiguous());
       column += numel;
@@ -174,6 +178,10 @@ absl::Status ForEachJacobian(const Network& network, const CapturePlan& plan, co
     const int64_t rows = RowCount(network, options), batch = x.size(0);
     const int64_t size = BlockSize(plan, options, rows, batch, x.element_size());
     const int64_t blocks = (batch + size - 1) / size;
+    CapturePlan wanted = plan;
+    for (size_t i = 0; i < options.parameters.size(); ++i) {
+      wanted.captured[i] = plan.captured[i] && options.parameters[i];
+    }
     const at::Tensor f = at::empty({batch, network.n_outputs()}, x.options());
     sink.Start(f);
     const auto run = [&](int64_t first, int64_t last) {
@@ -181,7 +189,7 @@ absl::Status ForEachJacobian(const Network& network, const CapturePlan& plan, co
       for (int64_t i = first; i < last; ++i) {
         const int64_t begin = i * size, count = std::min(size, batch - begin);
         const at::Tensor part = x.narrow(0, begin, count);
-        const CapturedForward forward = ForwardCaptured(network, part, plan);
+        const CapturedForward forward = ForwardCaptured(network, part, wanted);
         const at::Tensor outputs = f.narrow(0, begin, count).copy_(forward.outputs.detach());
         at::Tensor seeds;
         if (options.output_factor) {

@@ -58,6 +58,9 @@ using OutputFactorFn = std::function<at::Tensor(const at::Tensor& f, int64_t beg
 struct JacobianOptions {
   OutputFactorFn output_factor;      // none: the plain Jacobian
   int64_t columns = 0;               // R, with an output factor
+  // Which parameters are wanted, one flag for each; empty: all. The others are neither computed nor
+  // given to the sink, and the reverse pass stops where nothing more is wanted.
+  std::vector<bool> parameters;
   int64_t tile_bytes = 8 << 20;      // of one parameter's Jacobian
   int64_t gradient_bytes = 3 << 20;  // of the gradients at one layer, for each thread
 };

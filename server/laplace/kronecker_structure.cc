@@ -11,19 +11,20 @@ namespace {
 class EigenbasisSink : public JacobianSink {
  public:
   // Variances of Sigma's eigenvalues: `dense` for full covariances, [P] each; `diagonal` [P, D].
-  EigenbasisSink(const Network& network, const std::vector<BlockBasis>& bases,
+  EigenbasisSink(const Network& network, const std::vector<BlockBasis>& bases, int64_t rows,
                  std::vector<at::Tensor> dense, at::Tensor diagonal)
       : network_(network),
         bases_(bases),
+        rows_(rows),
         dense_(std::move(dense)),
         diagonal_(std::move(diagonal)) {}
 
   void Start(const at::Tensor& f) override {
     outputs = f;
-    const int64_t b = f.size(0), c = f.size(1);
+    const int64_t b = f.size(0);
     covariance.assign(dense_.size(), {});
-    for (at::Tensor& v : covariance) v = at::zeros({b, c, c}, at::kDouble);
-    variance = at::zeros({b, c, diagonal_.size(1)}, at::kDouble);
+    for (at::Tensor& v : covariance) v = at::zeros({b, rows_, rows_}, at::kDouble);
+    variance = at::zeros({b, rows_, diagonal_.size(1)}, at::kDouble);
   }
 
   void Add(size_t parameter, int64_t begin, const at::Tensor& jacobian) override {
@@ -43,12 +44,13 @@ class EigenbasisSink : public JacobianSink {
   }
 
   at::Tensor outputs;
-  std::vector<at::Tensor> covariance;  // [B, C, C] each
-  at::Tensor variance;                 // [B, C, D]
+  std::vector<at::Tensor> covariance;  // [B, R, R] each
+  at::Tensor variance;                 // [B, R, D]
 
  private:
   const Network& network_;
   const std::vector<BlockBasis>& bases_;
+  const int64_t rows_;  // R
   const std::vector<at::Tensor> dense_;
   const at::Tensor diagonal_;
 };
@@ -96,6 +98,31 @@ at::Tensor KroneckerStructure::Deviations(const Precisions& at, const at::Tensor
   return at::cat(parts);
 }
 
+at::Tensor KroneckerStructure::RowCovariance(const Precisions& at,
+                                             const at::Tensor& jacobian) const {
+  const at::Tensor deviations = Eigenprecisions(at).rsqrt().to(jacobian.scalar_type());
+  at::Tensor covariance = at::zeros({jacobian.size(0), jacobian.size(0)}, at::kDouble);
+  int64_t offset = 0;
+  for (size_t i = 0; i < curvature_.bases.size(); ++i) {
+    const int64_t n = curvature_.values[i].size(0);
+    const at::Tensor turned = curvature_.bases[i].ToBasis(jacobian.narrow(1, offset, n)) *
+                              deviations.narrow(0, offset, n);
+    covariance += at::mm(turned, turned.t());
+    offset += n;
+  }
+  return (covariance + covariance.t()) / 2;
+}
+
+double KroneckerStructure::RowMacs() const {
+  double macs = 0;
+  for (const BlockBasis& basis : curvature_.bases) {
+    const auto rows = static_cast<double>(basis.rows), columns = static_cast<double>(basis.columns);
+    if (basis.left.defined()) macs += rows * rows * columns;
+    if (basis.right.defined()) macs += rows * columns * columns;
+  }
+  return macs;
+}
+
 absl::StatusOr<Linearized> KroneckerStructure::Linearize(const Network& network,
                                                          const CapturePlan& plan,
                                                          const at::Tensor& x,
@@ -107,10 +134,11 @@ absl::StatusOr<Linearized> KroneckerStructure::Linearize(const Network& network,
     std::vector<at::Tensor> dense, diagonal;
     for (const Precisions& at : request.covariance_at) dense.push_back(eigenvariances(at));
     for (const Precisions& at : request.variance_at) diagonal.push_back(eigenvariances(at));
+    const JacobianOptions options = JacobiansFor(request, network);
     EigenbasisSink sink(
-        network, curvature_.bases, std::move(dense),
+        network, curvature_.bases, RowsOf(request, network), std::move(dense),
         diagonal.empty() ? at::empty({n_parameters(), 0}, x.options()) : at::stack(diagonal, 1));
-    LAPLACED_RETURN_IF_ERROR(ForEachJacobian(network, plan, x, {}, sink));
+    LAPLACED_RETURN_IF_ERROR(ForEachJacobian(network, plan, x, options, sink));
     Linearized result;
     result.f = sink.outputs.to(at::kDouble);
     for (const at::Tensor& v : sink.covariance) {

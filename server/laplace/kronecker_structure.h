@@ -35,6 +35,8 @@ class KroneckerStructure : public Structure {
   double LogDetPrecision(const Precisions& at) const override;
   double EffectiveParameters(const Precisions& at) const override;
   at::Tensor Deviations(const Precisions& at, const at::Tensor& noise) const override;
+  at::Tensor RowCovariance(const Precisions& at, const at::Tensor& jacobian) const override;
+  double RowMacs() const override;
   absl::StatusOr<Linearized> Linearize(const Network& network, const CapturePlan& plan,
                                        const at::Tensor& x,
                                        const LinearizeRequest& request) const override;

@@ -210,7 +210,7 @@ at::Tensor LowRankStructure::Deviations(const Precisions& at, const at::Tensor& 
 
 namespace {
 
-// V from J D^-1 J' [B, C, C], or its diagonal alone from [B, C], and Y [B, C, k].
+// V from J D^-1 J' [B, R, R], or its diagonal alone from [B, R], and Y [B, R, k].
 at::Tensor CovarianceFrom(const at::Tensor& gram, const at::Tensor& y, const at::Tensor& shrink) {
   at::Tensor remaining = gram - at::bmm(y, y.transpose(1, 2));
   remaining.diagonal(0, 1, 2).clamp_min_(0);
@@ -224,6 +224,28 @@ at::Tensor VarianceFrom(const at::Tensor& diagonal, const at::Tensor& y, const a
 }
 
 }  // namespace
+
+at::Tensor LowRankStructure::RowCovariance(const Precisions& at, const at::Tensor& jacobian) const {
+  const std::shared_ptr<const Inner> inner = At(at);
+  const bool diagonal = curvature_.residual_kind == ResidualKind::kDiagonal;
+  const at::Tensor weights = 1 / inner->diagonal;
+  const int64_t n = jacobian.size(0);
+  at::Tensor gram = at::zeros({n, n}, at::kDouble),
+             t = at::zeros({n, curvature_.directions.size(1)}, at::kDouble);
+  int64_t offset = 0;
+  for (size_t i = 0; i < curvature_.block_sizes.size(); ++i) {
+    const int64_t numel = curvature_.block_sizes[i];
+    const at::Tensor j = jacobian.narrow(1, offset, numel);
+    const at::Tensor weight =
+        diagonal ? weights.narrow(0, offset, numel).to(j.scalar_type()) : weights[group_of_[i]];
+    const at::Tensor scaled = diagonal ? j * weight : j;
+    const at::Tensor scale = diagonal ? at::ones({}, at::kDouble) : weight;
+    gram += at::mm(scaled, j.t()).to(at::kDouble) * scale;
+    t += at::mm(scaled, curvature_.directions.narrow(0, offset, numel)).to(at::kDouble) * scale;
+    offset += numel;
+  }
+  return CovarianceFrom(gram.unsqueeze(0), ToQ(*inner, t).unsqueeze(0), inner->shrink)[0];
+}
 
 absl::StatusOr<Linearized> LowRankStructure::Linearize(const Network& network,
                                                        const CapturePlan& plan, const at::Tensor& x,
@@ -239,7 +261,8 @@ absl::StatusOr<Linearized> LowRankStructure::LinearizeGroups(
   const auto groups = static_cast<int64_t>(group_scale_.size());
   LAPLACED_ASSIGN_OR_RETURN(
       const JacobianProducts products,
-      ComputeGroupedProducts(network, plan, x, curvature_.directions, group_of_, groups));
+      ComputeGroupedProducts(network, plan, x, curvature_.directions, group_of_, groups,
+                             JacobiansFor(request, network)));
   return CatchTorch("functional variance", [&]() -> absl::StatusOr<Linearized> {
     // sum over groups of weight * part, for parts [L, ...]
     const auto combine = [&](const at::Tensor& parts, const at::Tensor& weights) {
@@ -274,19 +297,19 @@ namespace {
 // J S U and J S J' (or its diagonal) for several diagonal matrices S.
 class ScaledSink : public JacobianSink {
  public:
-  ScaledSink(const Network& network, const at::Tensor& directions,
+  ScaledSink(const Network& network, const at::Tensor& directions, int64_t rows,
              const std::vector<at::Tensor>& scales, size_t with_gram)
-      : network_(network), directions_(directions), with_gram_(with_gram) {
+      : network_(network), directions_(directions), rows_(rows), with_gram_(with_gram) {
     for (const at::Tensor& s : scales) scales_.push_back(s.to(directions.scalar_type()));
   }
 
   void Start(const at::Tensor& f) override {
     outputs = f;
-    const int64_t b = f.size(0), c = f.size(1);
+    const int64_t b = f.size(0);
     for (size_t i = 0; i < scales_.size(); ++i) {
-      t.push_back(at::zeros({b, c, directions_.size(1)}, at::kDouble));
-      g.push_back(i < with_gram_ ? at::zeros({b, c, c}, at::kDouble)
-                                 : at::zeros({b, c}, at::kDouble));
+      t.push_back(at::zeros({b, rows_, directions_.size(1)}, at::kDouble));
+      g.push_back(i < with_gram_ ? at::zeros({b, rows_, rows_}, at::kDouble)
+                                 : at::zeros({b, rows_}, at::kDouble));
     }
   }
 
@@ -304,12 +327,13 @@ class ScaledSink : public JacobianSink {
   }
 
   at::Tensor outputs;
-  std::vector<at::Tensor> t;  // [B, C, K] for each scale
-  std::vector<at::Tensor> g;  // [B, C, C], or [B, C] after the first `with_gram`
+  std::vector<at::Tensor> t;  // [B, R, K] for each scale
+  std::vector<at::Tensor> g;  // [B, R, R], or [B, R] after the first `with_gram`
 
  private:
   const Network& network_;
   const at::Tensor directions_;
+  const int64_t rows_;  // R
   const size_t with_gram_;
   std::vector<at::Tensor> scales_;  // [P]
 };
@@ -329,8 +353,9 @@ absl::StatusOr<Linearized> LowRankStructure::LinearizeDiagonal(
   }
   if (request.outside) scales.push_back(at::ones({n_parameters()}, at::kDouble));
   const size_t n_covariances = request.covariance_at.size();
-  ScaledSink sink(network, curvature_.directions, scales, n_covariances);
-  LAPLACED_RETURN_IF_ERROR(ForEachJacobian(network, plan, x, {}, sink));
+  const JacobianOptions options = JacobiansFor(request, network);
+  ScaledSink sink(network, curvature_.directions, RowsOf(request, network), scales, n_covariances);
+  LAPLACED_RETURN_IF_ERROR(ForEachJacobian(network, plan, x, options, sink));
   return CatchTorch("functional variance", [&]() -> absl::StatusOr<Linearized> {
     Linearized result;
     result.f = sink.outputs.to(at::kDouble);

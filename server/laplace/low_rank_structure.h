@@ -58,6 +58,8 @@ class LowRankStructure : public Structure {
   double LogDetPrecision(const Precisions& at) const override;
   double EffectiveParameters(const Precisions& at) const override;
   at::Tensor Deviations(const Precisions& at, const at::Tensor& noise) const override;
+  at::Tensor RowCovariance(const Precisions& at, const at::Tensor& jacobian) const override;
+  double RowMacs() const override { return static_cast<double>(curvature_.directions.numel()); }
   absl::StatusOr<Linearized> Linearize(const Network& network, const CapturePlan& plan,
                                        const at::Tensor& x,
                                        const LinearizeRequest& request) const override;

@@ -34,6 +34,12 @@ struct Posterior {
     return copy;
   }
 
+  Posterior WithTemperature(double value) const {
+    Posterior copy = *this;
+    copy.temperature = value;
+    return copy;
+  }
+
   double LogDetPrecision() const { return structure->LogDetPrecision(precisions()); }
 
   // gamma = tr(I - delta K Sigma), between 0 and P.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -87,11 +88,12 @@ at::Tensor ProbitProbabilities(const at::Tensor& m, const at::Tensor& variance) 
   return at::softmax(ModeratedLogits(m, variance), -1);
 }
 
-SampledPredictive SamplePredictive(const at::Tensor& m, const at::Tensor& covariance) {
-  const int64_t batch = m.size(0), c = m.size(1);
+SampledPredictive SamplePredictive(const at::Tensor& m, const at::Tensor& covariance,
+                                   const at::Tensor& outputs) {
+  const int64_t batch = m.size(0), c = m.size(1), r = covariance.size(1);
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{20250424});
-  const at::Tensor half = at::randn({kMcSamples / 2, c}, generator, m.options());
-  const at::Tensor noise = at::cat({half, -half});  // [S, C]
+  const at::Tensor half = at::randn({kMcSamples / 2, r}, generator, m.options());
+  const at::Tensor noise = at::cat({half, -half});  // [S, R]
 
   const auto [values, vectors] = at::linalg_eigh(covariance, "L");
   const at::Tensor root =
@@ -101,8 +103,17 @@ SampledPredictive SamplePredictive(const at::Tensor& m, const at::Tensor& covari
   const int64_t block = std::max<int64_t>(1, kBlockNumel / (kMcSamples * c));
   for (int64_t begin = 0; begin < batch; begin += block) {
     const int64_t count = std::min(block, batch - begin);
-    const at::Tensor f = m.narrow(0, begin, count).unsqueeze(1) +
-                         at::matmul(noise.unsqueeze(0), root.narrow(0, begin, count));  // [b, S, C]
+    const at::Tensor centre = m.narrow(0, begin, count).unsqueeze(1);
+    const at::Tensor deviations =
+        at::matmul(noise.unsqueeze(0), root.narrow(0, begin, count));  // [b, S, R]
+    at::Tensor f;                                                      // [b, S, C]
+    if (outputs.defined()) {
+      f = centre.repeat({1, kMcSamples, 1});
+      f.scatter_add_(2, outputs.narrow(0, begin, count).unsqueeze(1).expand_as(deviations),
+                     deviations);
+    } else {
+      f = centre + deviations;
+    }
     const at::Tensor log_p = at::log_softmax(f, 2);
     const at::Tensor p = log_p.exp();
     means.push_back(p.mean(1));
@@ -111,6 +122,49 @@ SampledPredictive SamplePredictive(const at::Tensor& m, const at::Tensor& covari
   result.mean = at::cat(means);
   result.aleatoric = at::cat(entropies);
   result.epistemic = (Entropy(result.mean) - result.aleatoric).clamp_min(0);
+  return result;
+}
+
+at::Tensor LaplaceBridgeProbabilities(const at::Tensor& m, const at::Tensor& variance,
+                                      const at::Tensor& row_sums) {
+  const auto c = static_cast<double>(m.size(1));
+  const at::Tensor total = row_sums.sum(1, true);
+  // Below this the variance of the sum is rounding.
+  const at::Tensor known = total <= 1e-12 * c * variance.sum(1, true);
+  const at::Tensor share = at::where(known, at::full_like(row_sums, 1 / c), row_sums / total);
+  const at::Tensor centred = m - share * m.sum(1, true);
+  at::Tensor v = variance - at::where(known, at::zeros_like(share), share * row_sums);
+  v = at::maximum(v, 1e-12 * variance.amax(1, true)).clamp_min(1e-300);
+  // In logarithms, because exp(m) overflows; log 0 = -inf for two classes.
+  const at::Tensor constant = at::full_like(v, std::log(1 - 2 / c));
+  const at::Tensor spread =
+      centred + at::logsumexp(-centred, at::IntArrayRef({1}), true) - 2 * std::log(c);
+  return at::softmax(at::logaddexp(constant, spread) - v.log(), 1);
+}
+
+at::Tensor MeanFieldProbabilities(const at::Tensor& m, const at::Tensor& covariance) {
+  const at::Tensor variance = covariance.diagonal(0, 1, 2);
+  // Of f_i - f_k at [k, i].
+  const at::Tensor spread =
+      (variance.unsqueeze(2) + variance.unsqueeze(1) - 2 * covariance).clamp_min(0);
+  const at::Tensor difference = m.unsqueeze(1) - m.unsqueeze(2);
+  const at::Tensor log_p = -at::logsumexp(difference / (1 + M_PI / 8 * spread).sqrt(), 2);
+  return at::softmax(log_p, 1);
+}
+
+TopClassPredictive ProbitTopClasses(const at::Tensor& m, const at::Tensor& outputs,
+                                    const at::Tensor& variance) {
+  const at::Tensor all = at::zeros_like(m).scatter_(1, outputs, variance);
+  const at::Tensor left_out = at::ones_like(m, at::kBool).scatter_(1, outputs, false);
+  TopClassPredictive result;
+  result.mean = ProbitProbabilities(m, all);
+  result.left_out_probability = (result.mean * left_out).sum(1);
+  const double none = -std::numeric_limits<double>::infinity();
+  const at::Tensor most =
+      at::logsumexp(m.clamp_min(0).masked_fill(left_out.logical_not(), none), at::IntArrayRef({1}));
+  const at::Tensor top =
+      at::logsumexp(ModeratedLogits(m.gather(1, outputs), variance), at::IntArrayRef({1}));
+  result.left_out_bound = at::sigmoid(most - top);
   return result;
 }
 

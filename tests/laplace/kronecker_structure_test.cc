@@ -62,6 +62,29 @@ TEST(KroneckerStructureTest, EverythingAgreesWithTheDenseMatrix) {
     EXPECT_LT(linearized->variance[0].sum().item<double>(),
               linearized->variance[1].sum().item<double>());
     EXPECT_FALSE(linearized->outside.defined());
+
+    const at::Tensor rows = j.flatten(0, 1);
+    const at::Tensor joint = at::mm(at::mm(rows, covariance), rows.t());
+    EXPECT_LT(Max(structure.RowCovariance(at, rows) - joint), 1e-10 * Max(v));
+
+    // Two outputs of each example, in an order of its own; then the last layer alone.
+    LinearizeRequest part;
+    part.covariance_at = part.variance_at = {at};
+    part.outputs = at::tensor({0, 2, 2, 1, 1, 0, 2, 0}, at::kLong).view({4, 2});
+    const auto some = structure.Linearize(network, plan, x, part);
+    ASSERT_TRUE(some.ok()) << some.status();
+    const at::Tensor mine = j.gather(1, part.outputs.unsqueeze(2).expand({4, 2, p}));
+    const at::Tensor v_some = at::matmul(at::matmul(mine, covariance), mine.transpose(1, 2));
+    EXPECT_LT(Max(some->covariance[0] - v_some), 1e-10 * Max(v));
+    EXPECT_LT(Max(some->variance[0] - v_some.diagonal(0, 1, 2)), 1e-10 * Max(v));
+    part.outputs = at::Tensor();
+    part.parameters = {false, false, true, true};
+    const auto last = structure.Linearize(network, plan, x, part);
+    ASSERT_TRUE(last.ok()) << last.status();
+    at::Tensor held = j.clone();
+    held.narrow(2, 0, network.parameters()[2].offset).zero_();
+    const at::Tensor v_last = at::matmul(at::matmul(held, covariance), held.transpose(1, 2));
+    EXPECT_LT(Max(last->covariance[0] - v_last), 1e-10 * Max(v));
   }
 }
 

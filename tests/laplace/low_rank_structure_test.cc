@@ -146,10 +146,53 @@ TEST_F(LowRankStructureTest, EverythingAgreesWithTheDenseMatrix) {
     EXPECT_LT(Max(linearized->covariance[1] - dense(other)), 1e-10) << c.name;
     EXPECT_LT(Max(linearized->variance[0] - dense(other).diagonal(0, 1, 2)), 1e-10) << c.name;
     EXPECT_LT(Max(linearized->variance[1] - dense(at_).diagonal(0, 1, 2)), 1e-10) << c.name;
+    const at::Tensor rows = j.flatten(0, 1);
+    EXPECT_LT(Max(structure.RowCovariance(at_, rows) - at::mm(at::mm(rows, covariance), rows.t())),
+              1e-10)
+        << c.name;
     const at::Tensor u = c.curvature.directions;
     const at::Tensor outside = Identity(17) - at::mm(u, at::linalg_pinv(u));
     const at::Tensor expected = at::matmul(j, outside).square().sum({1, 2});
     EXPECT_LT(Max(linearized->outside - expected), 1e-8) << c.name;
+  }
+}
+
+TEST_F(LowRankStructureTest, SomeOutputsAndSomeParametersAreBlocksOfTheWhole) {
+  const Network network = reference::TanhMlp(2, 3, 4);
+  const std::vector<int64_t> sizes = {6, 3, 12, 4};
+  const CapturePlan plan = FindCapturedParameters(network);
+  const at::Tensor x = RandomNormal({5, 2}, 9), j = reference::Jacobians(network, x);
+  // In another order for every example.
+  const at::Tensor outputs = at::tensor({0, 3, 2, 1, 3, 0, 1, 2, 2, 0}, at::kLong).view({5, 2});
+  const at::Tensor index = outputs.unsqueeze(2);
+  for (const Case& c : Cases(sizes)) {
+    const LowRankStructure structure(c.curvature);
+    const at::Tensor sigma = at::inverse(DensePrecision(c.curvature, at_));
+    LinearizeRequest request;
+    request.covariance_at = request.variance_at = {at_};
+    request.outputs = outputs;
+    const auto some = structure.Linearize(network, plan, x, request);
+    ASSERT_TRUE(some.ok()) << c.name << ": " << some.status();
+    const at::Tensor mine = j.gather(1, index.expand({5, 2, 25}));
+    const at::Tensor v = at::matmul(at::matmul(mine, sigma), mine.transpose(1, 2));
+    EXPECT_LT(Max(some->f - network.Forward(x)), 1e-12);
+    EXPECT_LT(Max(some->covariance[0] - v), 1e-10) << c.name;
+    EXPECT_LT(Max(some->variance[0] - v.diagonal(0, 1, 2)), 1e-10) << c.name;
+
+    // The last layer: all other derivatives are zero, Sigma is the same.
+    request.outputs = at::Tensor();
+    request.outside = true;
+    request.parameters = {false, false, true, true};
+    const auto last = structure.Linearize(network, plan, x, request);
+    ASSERT_TRUE(last.ok()) << c.name << ": " << last.status();
+    at::Tensor held = j.clone();
+    held.narrow(2, 0, 9).zero_();
+    const at::Tensor w = at::matmul(at::matmul(held, sigma), held.transpose(1, 2));
+    EXPECT_LT(Max(last->covariance[0] - w), 1e-10) << c.name;
+    EXPECT_LT(Max(last->variance[0] - w.diagonal(0, 1, 2)), 1e-10) << c.name;
+    const at::Tensor u = c.curvature.directions;
+    const at::Tensor outside = Identity(25) - at::mm(u, at::linalg_pinv(u));
+    EXPECT_LT(Max(last->outside - at::matmul(held, outside).square().sum({1, 2})), 1e-8) << c.name;
   }
 }
 
