@@ -51,12 +51,12 @@ absl::Status FunctionSampler::ForEachDraw(const Structure& structure, const Prec
     at::NoGradGuard no_grad;
     for (int64_t begin = 0; begin < draws.count; begin += width) {
       const int64_t count = std::min(width, draws.count - begin);
-      at::Tensor noise = at::zeros({p, width}, at::TensorOptions(network_.dtype()));
+      at::Tensor noise = at::zeros({width, p}, at::TensorOptions(network_.dtype()));
       for (int64_t i = 0; i < count; ++i) {
-        noise.select(1, i).copy_(DrawNoise(draws.seed, begin + i, p, network_.dtype()));
+        noise[i].copy_(DrawNoise(draws.seed, begin + i, p, network_.dtype()));
       }
       const at::Tensor deviations =
-          structure.Deviations(at, noise).to(network_.dtype()).t().contiguous();  // [width, P]
+          structure.Deviations(at, noise.t()).to(network_.dtype()).t().contiguous();  // [width, P]
       noise.reset();
       HoldAtMode(network_, draws.parameters, deviations.t());
       for (int64_t i = 0; i < count; ++i) {

@@ -143,13 +143,19 @@ at::Tensor LaplaceBridgeProbabilities(const at::Tensor& m, const at::Tensor& var
 }
 
 at::Tensor MeanFieldProbabilities(const at::Tensor& m, const at::Tensor& covariance) {
-  const at::Tensor variance = covariance.diagonal(0, 1, 2);
-  // Of f_i - f_k at [k, i].
-  const at::Tensor spread =
-      (variance.unsqueeze(2) + variance.unsqueeze(1) - 2 * covariance).clamp_min(0);
-  const at::Tensor difference = m.unsqueeze(1) - m.unsqueeze(2);
-  const at::Tensor log_p = -at::logsumexp(difference / (1 + M_PI / 8 * spread).sqrt(), 2);
-  return at::softmax(log_p, 1);
+  const int64_t batch = m.size(0), c = m.size(1);
+  std::vector<at::Tensor> rows;
+  const int64_t block = std::max<int64_t>(1, kBlockNumel / (c * c));
+  for (int64_t begin = 0; begin < batch; begin += block) {
+    const int64_t count = std::min(block, batch - begin);
+    const at::Tensor f = m.narrow(0, begin, count), v = covariance.narrow(0, begin, count);
+    const at::Tensor variance = v.diagonal(0, 1, 2);
+    // Of f_i - f_k at [k, i].
+    const at::Tensor spread = (variance.unsqueeze(2) + variance.unsqueeze(1) - 2 * v).clamp_min(0);
+    const at::Tensor difference = f.unsqueeze(1) - f.unsqueeze(2);
+    rows.push_back(-at::logsumexp(difference / (1 + M_PI / 8 * spread).sqrt(), 2));
+  }
+  return at::softmax(at::cat(rows), 1);
 }
 
 TopClassPredictive ProbitTopClasses(const at::Tensor& m, const at::Tensor& outputs,

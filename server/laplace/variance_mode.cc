@@ -19,7 +19,8 @@ VarianceCost CostOfRows(const VarianceProblem& problem, double rows, double p, d
   if (problem.generic_parameters > 0) macs += rows * problem.forward_macs;
   // A tile holds all rows of one example of one parameter tensor, and its product with the
   // structure is as large again.
-  const double tile = 2 * rows * largest * element * static_cast<double>(problem.threads);
+  const double tile =
+      2 * rows * largest * element * static_cast<double>(std::min(problem.threads, problem.block));
   const double example = rows * static_cast<double>(problem.gradient_numel) * element;
   const double gradients = std::max(example, std::min(block * example, kGradientBytes));
   const double products =

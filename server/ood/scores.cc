@@ -27,6 +27,7 @@ class Shared {
   }
   const at::Tensor& covariance() const { return inputs_.covariance; }
   const at::Tensor& outside() const { return inputs_.outside; }
+  const at::Tensor& mutual_information() const { return inputs_.mutual_information; }
   const at::Tensor& moderated() {
     return Cached(moderated_, [&] { return ModeratedLogits(f(), variance()); });
   }
@@ -59,6 +60,7 @@ at::Tensor LaplaceEntropy(Shared& s) {
 }
 
 at::Tensor MutualInformation(Shared& s) {
+  if (s.mutual_information().defined()) return s.mutual_information();
   return s.bernoulli() ? IntegrateBernoulli(s.f(), s.variance()).epistemic.sum(1)
                        : SamplePredictive(s.f(), s.covariance()).epistemic;
 }
@@ -143,6 +145,30 @@ absl::Status CheckOodScores(const std::string& field, const std::vector<std::str
         absl::StrCat(field, "[", i, "]"),
         absl::StrCat("expected one of ", absl::StrJoin(OodScoreNames(kind, has_directions), ", "),
                      "; got \"", names[i].substr(0, 100), "\""));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckOodScoresIn(VarianceMode mode, const std::string& field,
+                              const std::vector<std::string>& names) {
+  const bool top = mode == VarianceMode::kTopClasses;
+  if (!top && mode != VarianceMode::kSampled) return absl::OkStatus();
+  for (size_t i = 0; i < names.size(); ++i) {
+    const Score& score = *FindScore(names[i]);
+    if (score.needs == Needs::kLogits) continue;
+    std::string reason;
+    if (top) {
+      reason = "TOP_CLASSES knows the variance of some outputs only; take a score from logits";
+    } else if (score.needs == Needs::kOutside) {
+      reason = "SAMPLED draws functions and sees no directions";
+    } else if (score.compute == InformationGain) {
+      reason = "the log determinant of a covariance that is SAMPLED is biased";
+    } else {
+      continue;
+    }
+    return FieldError(absl::StrCat(field, "[", i, "]"),
+                      absl::StrCat(names[i], " cannot be computed in this mode: ", reason,
+                                   ", or the mode EXACT"));
   }
   return absl::OkStatus();
 }

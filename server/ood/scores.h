@@ -32,6 +32,7 @@
 
 #include "absl/status/status.h"
 #include "server/laplace/structure.h"
+#include "server/laplace/variance_mode.h"
 #include "server/model/likelihood.h"
 
 namespace laplaced {
@@ -47,6 +48,13 @@ std::string DefaultOodScore(Likelihood::Kind kind);
 absl::Status CheckOodScores(const std::string& field, const std::vector<std::string>& names,
                             Likelihood::Kind kind, bool has_directions = true);
 
+// INVALID_ARGUMENT naming `field`, the mode and why, if one of these names (which CheckOodScores
+// knows) cannot be had in `mode`: TOP_CLASSES knows the variances of some outputs only, so it has
+// scores from logits; SAMPLED has neither local_ensemble, which is about directions, nor
+// information_gain, because the log determinant of a sampled covariance is biased.
+absl::Status CheckOodScoresIn(VarianceMode mode, const std::string& field,
+                              const std::vector<std::string>& names);
+
 // True if some of the names need more than f.
 bool NeedsPosterior(const std::vector<std::string>& names);
 
@@ -61,6 +69,9 @@ struct OodInputs {
   at::Tensor variance;    // [B, C]
   at::Tensor covariance;  // [B, C, C]
   at::Tensor outside;     // [B]
+  // [B], categorical and Bernoulli: mutual_information where it is known already, from functions
+  // drawn from the posterior.
+  at::Tensor mutual_information{};
 };
 
 // From an answer to NeededFor (or to a request for one covariance).

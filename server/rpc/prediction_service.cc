@@ -1,5 +1,6 @@
 #include "server/rpc/prediction_service.h"
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <utility>
@@ -44,27 +45,38 @@ absl::StatusOr<Prepared<Options>> Prepare(const ModelHost& host, const Request& 
   return Prepared<Options>{*std::move(model), *std::move(inputs), *std::move(options)};
 }
 
-absl::StatusOr<ScoreOptions> ToScoreOptions(const v1::ScoreRequest& request) {
-  ScoreOptions options;
-  options.ood_scores.assign(request.ood_scores().begin(), request.ood_scores().end());
-  return options;
-}
-
-// Refuses an answer that could not be sent: covariances beyond the server's message size, or
-// anything beyond the 2 GiB that a protobuf message can hold.
+// Refuses an answer that could not be sent: covariances and function samples beyond the server's
+// message size, or anything beyond the 2 GiB that a protobuf message can hold.
 absl::Status CheckAnswerSize(const Prepared<PredictOptions>& job, int64_t max_message_bytes) {
   constexpr double kLargestMessage = 2147483647.0;
   constexpr double kArraysPerAnswer = 6;
-  const bool covariance = job.options.return_covariance;
+  const PredictOptions& options = job.options;
   const double b = job.inputs.shape.empty() ? 1 : static_cast<double>(job.inputs.shape[0]);
   const double c = static_cast<double>(job.model->info().n_outputs);
-  const double bytes = 4 * b * c * (kArraysPerAnswer + (covariance ? c : 0));
-  const double limit = covariance ? static_cast<double>(max_message_bytes) : kLargestMessage;
+  // The covariance has m outputs in TOP_CLASSES.
+  const double r =
+      options.variance_mode == VarianceMode::kTopClasses
+          ? std::min(c, static_cast<double>(options.top_classes > 0 ? options.top_classes
+                                                                    : kDefaultTopClasses))
+          : c;
+  const std::pair<const char*, double> extras[] = {
+      {"return_covariance", options.return_covariance ? b * r * r : 0},
+      {"return_joint_covariance", options.return_joint_covariance ? b * c * b * c : 0},
+      {"return_samples", static_cast<double>(options.return_samples) * b * c}};
+  const char* field = "inputs.shape[0]";
+  double values = b * c * kArraysPerAnswer, largest = 0;
+  for (const auto& [name, size] : extras) {
+    values += size;
+    if (size > largest) field = name;
+    largest = std::max(largest, size);
+  }
+  const double bytes = 4 * values;
+  const double limit = largest > 0 ? static_cast<double>(max_message_bytes) : kLargestMessage;
   if (bytes <= limit) return absl::OkStatus();
-  return FieldError(covariance ? "return_covariance" : "inputs.shape[0]",
-                    absl::StrCat("expected an answer of at most ", static_cast<int64_t>(limit),
-                                 " bytes, got about ", bytes, " bytes for ", b, " examples with ",
-                                 c, " outputs; send fewer examples per request"));
+  return FieldError(
+      field, absl::StrCat("expected an answer of at most ", static_cast<int64_t>(limit),
+                          " bytes, got about ", bytes, " bytes for ", b, " examples with ", c,
+                          " outputs; send fewer examples per request"));
 }
 
 double SecondsSince(steady_clock::time_point begin) {
@@ -118,6 +130,7 @@ grpc::ServerUnaryReactor* PredictionService::Score(grpc::CallbackServerContext* 
         const auto scores = job.model->Score(job.inputs, job.options, context);
         if (!scores.ok()) return scores.status();
         response->set_posterior_id(scores->posterior_id);
+        FillVariance(scores->variance, response);
         for (const ScoreValues& score : scores->scores) {
           FillScore(score, response->add_ood_scores());
         }

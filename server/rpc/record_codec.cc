@@ -47,6 +47,36 @@ v1::Likelihood ToProto(LikelihoodKind likelihood) {
   return v1::LIKELIHOOD_UNSPECIFIED;
 }
 
+v1::VarianceMode ToProto(VarianceMode mode) {
+  switch (mode) {
+    case VarianceMode::kAuto:
+      return v1::VARIANCE_MODE_UNSPECIFIED;
+    case VarianceMode::kExact:
+      return v1::VARIANCE_MODE_EXACT;
+    case VarianceMode::kTopClasses:
+      return v1::VARIANCE_MODE_TOP_CLASSES;
+    case VarianceMode::kSampled:
+      return v1::VARIANCE_MODE_SAMPLED;
+    case VarianceMode::kLastLayer:
+      return v1::VARIANCE_MODE_LAST_LAYER;
+  }
+  return v1::VARIANCE_MODE_UNSPECIFIED;
+}
+
+// R, the outputs of an example that have a variance.
+int64_t VarianceOutputs(const Prediction& prediction) {
+  return prediction.variance.mode == VarianceMode::kTopClasses ? prediction.variance.top_classes
+                                                               : prediction.outputs;
+}
+
+void FillTopClasses(const Prediction& prediction, v1::PredictResponse* response) {
+  const int64_t b = prediction.batch;
+  FillTensor(prediction.variance_outputs, {b, VarianceOutputs(prediction)},
+             response->mutable_variance_outputs());
+  FillTensor(prediction.left_out_probability, {b}, response->mutable_left_out_probability());
+  FillTensor(prediction.left_out_bound, {b}, response->mutable_left_out_bound());
+}
+
 void FillSpectrum(const PosteriorRecord& record, v1::Posterior* posterior) {
   posterior->mutable_biased_eigenvalues()->Assign(record.biased_eigenvalues.begin(),
                                                   record.biased_eigenvalues.end());
@@ -212,10 +242,19 @@ void FillPrediction(const Prediction& prediction, v1::PredictResponse* response)
   FillTensor(prediction.mean, {b, c}, response->mutable_mean());
   FillTensor(prediction.map_mean, {b, c}, response->mutable_map_mean());
   FillTensor(prediction.functional_mean, {b, c}, response->mutable_functional_mean());
-  FillTensor(prediction.functional_variance, {b, c}, response->mutable_functional_variance());
+  const int64_t r = VarianceOutputs(prediction);
+  FillTensor(prediction.functional_variance, {b, r}, response->mutable_functional_variance());
   if (!prediction.functional_covariance.empty()) {
-    FillTensor(prediction.functional_covariance, {b, c, c},
+    FillTensor(prediction.functional_covariance, {b, r, r},
                response->mutable_functional_covariance());
+  }
+  if (!prediction.variance_outputs.empty()) FillTopClasses(prediction, response);
+  if (!prediction.joint_covariance.empty()) {
+    FillTensor(prediction.joint_covariance, {b, c, b, c}, response->mutable_joint_covariance());
+  }
+  if (!prediction.function_samples.empty()) {
+    const auto draws = static_cast<int64_t>(prediction.function_samples.size()) / (b * c);
+    FillTensor(prediction.function_samples, {draws, b, c}, response->mutable_function_samples());
   }
   std::vector<int64_t> parts_shape = {b};
   if (prediction.likelihood != LikelihoodKind::kCategorical) parts_shape.push_back(c);
@@ -223,6 +262,18 @@ void FillPrediction(const Prediction& prediction, v1::PredictResponse* response)
   FillTensor(prediction.aleatoric, parts_shape, response->mutable_aleatoric());
   for (const ScoreValues& score : prediction.scores) FillScore(score, response->add_ood_scores());
   response->set_prior_precision(prediction.prior_precision);
+  response->set_temperature(prediction.temperature);
+  response->set_variance_mode(ToProto(prediction.variance.mode));
+  response->set_top_classes(static_cast<int32_t>(prediction.variance.top_classes));
+  response->set_samples(static_cast<int32_t>(prediction.variance.samples));
+  response->set_variance_relative_error(prediction.variance.relative_error);
+  response->set_estimated_flops(prediction.variance.estimated_flops);
+}
+
+void FillVariance(const VarianceReport& report, v1::ScoreResponse* response) {
+  response->set_variance_mode(ToProto(report.mode));
+  response->set_samples(static_cast<int32_t>(report.samples));
+  response->set_estimated_flops(report.estimated_flops);
 }
 
 }  // namespace laplaced

@@ -28,6 +28,8 @@ void FillDataset(const DatasetInfo& info, laplace::v1::Dataset* dataset);
 
 void FillScore(const ScoreValues& values, laplace::v1::OodScore* score);
 
+void FillVariance(const VarianceReport& report, laplace::v1::ScoreResponse* response);
+
 // Everything but `timing`, `model` and `version`.
 void FillPrediction(const Prediction& prediction, laplace::v1::PredictResponse* response);
 

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/model/field_error.h"
+#include "server/rpc/enum_words.h"
 #include "server/rpc/fit_options_codec.h"
 #include "server/rpc/request_checks.h"
 #include "server/rpc/tensor_codec.h"
@@ -24,6 +25,9 @@ absl::Status CheckShape(const std::string& field,
   return absl::OkStatus();
 }
 
+// Draws of one request; more would keep the compute thread from everybody else.
+constexpr int64_t kMostSamples = 10000;
+
 absl::StatusOr<LinkApprox> ToLinkApprox(v1::LinkApprox link_approx) {
   switch (link_approx) {
     case v1::LINK_APPROX_UNSPECIFIED:
@@ -31,11 +35,75 @@ absl::StatusOr<LinkApprox> ToLinkApprox(v1::LinkApprox link_approx) {
       return LinkApprox::kProbit;
     case v1::LINK_APPROX_MC:
       return LinkApprox::kMonteCarlo;
+    case v1::LINK_APPROX_LAPLACE_BRIDGE:
+      return LinkApprox::kLaplaceBridge;
+    case v1::LINK_APPROX_MEAN_FIELD:
+      return LinkApprox::kMeanField;
     default:
-      return FieldError("link_approx",
-                        absl::StrCat("expected LINK_APPROX_PROBIT or LINK_APPROX_MC, got the ",
-                                     "unknown number ", static_cast<int>(link_approx)));
+      return UnknownNumber("link_approx", *v1::LinkApprox_descriptor(),
+                           {v1::LINK_APPROX_PROBIT, v1::LINK_APPROX_MC,
+                            v1::LINK_APPROX_LAPLACE_BRIDGE, v1::LINK_APPROX_MEAN_FIELD},
+                           link_approx);
   }
+}
+
+absl::StatusOr<VarianceMode> ToVarianceMode(v1::VarianceMode mode) {
+  switch (mode) {
+    case v1::VARIANCE_MODE_UNSPECIFIED:
+    case v1::VARIANCE_MODE_AUTO:
+      return VarianceMode::kAuto;
+    case v1::VARIANCE_MODE_EXACT:
+      return VarianceMode::kExact;
+    case v1::VARIANCE_MODE_TOP_CLASSES:
+      return VarianceMode::kTopClasses;
+    case v1::VARIANCE_MODE_SAMPLED:
+      return VarianceMode::kSampled;
+    case v1::VARIANCE_MODE_LAST_LAYER:
+      return VarianceMode::kLastLayer;
+    default:
+      return UnknownNumber(
+          "variance_mode", *v1::VarianceMode_descriptor(),
+          {v1::VARIANCE_MODE_AUTO, v1::VARIANCE_MODE_EXACT, v1::VARIANCE_MODE_TOP_CLASSES,
+           v1::VARIANCE_MODE_SAMPLED, v1::VARIANCE_MODE_LAST_LAYER},
+          mode);
+  }
+}
+
+absl::Status CheckCount(const std::string& field, int64_t value, int64_t most) {
+  const absl::Status status = CheckNotNegative(field, value);
+  if (!status.ok() || value <= most) return status;
+  return FieldError(field, absl::StrCat("expected at most ", most, ", got ", value));
+}
+
+// `field`, which means something in one mode only, is given although another one is asked for.
+absl::Status CheckOnlyWith(const std::string& field, bool given, VarianceMode mode,
+                           VarianceMode wanted, const char* name) {
+  if (!given || mode == wanted) return absl::OkStatus();
+  return FieldError(field, absl::StrCat("expected only with variance_mode ", name,
+                                        ", got with another one, where it means nothing"));
+}
+
+// What both requests have: the mode and the draws of SAMPLED. `other_draws`: the seed has another
+// use in this request.
+template <typename Request, typename Options>
+absl::Status ReadMode(const Request& request, bool other_draws, Options* options) {
+  const absl::StatusOr<VarianceMode> mode = ToVarianceMode(request.variance_mode());
+  if (!mode.ok()) return mode.status();
+  absl::Status status = CheckCount("samples", request.samples(), kMostSamples);
+  if (status.ok()) {
+    status = CheckOnlyWith("samples", request.samples() > 0, *mode, VarianceMode::kSampled,
+                           "VARIANCE_MODE_SAMPLED");
+  }
+  const bool may_draw = other_draws || *mode == VarianceMode::kAuto;
+  if (status.ok() && !may_draw) {
+    status = CheckOnlyWith("seed", request.seed() != 0, *mode, VarianceMode::kSampled,
+                           "VARIANCE_MODE_SAMPLED or return_samples");
+  }
+  if (!status.ok()) return status;
+  options->variance_mode = *mode;
+  options->samples = request.samples();
+  options->seed = request.seed();
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -114,6 +182,30 @@ absl::StatusOr<PredictOptions> ToPredictOptions(const v1::PredictRequest& reques
   options.link_approx = *link;
   options.ood_scores.assign(request.ood_scores().begin(), request.ood_scores().end());
   options.return_covariance = request.return_covariance();
+  if (request.has_temperature()) {
+    const absl::Status status = CheckPositive("temperature", request.temperature());
+    if (!status.ok()) return status;
+    options.temperature = request.temperature();
+  }
+  absl::Status status = CheckCount("return_samples", request.return_samples(), kMostSamples);
+  if (status.ok()) status = ReadMode(request, request.return_samples() > 0, &options);
+  if (status.ok()) status = CheckNotNegative("top_classes", request.top_classes());
+  if (status.ok()) {
+    status = CheckOnlyWith("top_classes", request.top_classes() > 0, options.variance_mode,
+                           VarianceMode::kTopClasses, "VARIANCE_MODE_TOP_CLASSES");
+  }
+  if (!status.ok()) return status;
+  options.top_classes = request.top_classes();
+  options.return_joint_covariance = request.return_joint_covariance();
+  options.return_samples = request.return_samples();
+  return options;
+}
+
+absl::StatusOr<ScoreOptions> ToScoreOptions(const v1::ScoreRequest& request) {
+  ScoreOptions options;
+  const absl::Status status = ReadMode(request, false, &options);
+  if (!status.ok()) return status;
+  options.ood_scores.assign(request.ood_scores().begin(), request.ood_scores().end());
   return options;
 }
 

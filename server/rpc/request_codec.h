@@ -24,4 +24,6 @@ absl::StatusOr<DatasetHeader> ToDatasetHeader(const laplace::v1::DatasetHeader& 
 
 absl::StatusOr<PredictOptions> ToPredictOptions(const laplace::v1::PredictRequest& request);
 
+absl::StatusOr<ScoreOptions> ToScoreOptions(const laplace::v1::ScoreRequest& request);
+
 }  // namespace laplaced

@@ -28,5 +28,8 @@ absl::StatusOr<ArrayView> ViewTensor(const laplace::v1::Tensor& tensor, const st
 // Fills a FLOAT32 tensor. REQUIRES: the product of `shape` is the number of values.
 void FillTensor(const std::vector<float>& values, const std::vector<int64_t>& shape,
                 laplace::v1::Tensor* tensor);
+// Fills an INT64 tensor, likewise.
+void FillTensor(const std::vector<int64_t>& values, const std::vector<int64_t>& shape,
+                laplace::v1::Tensor* tensor);
 
 }  // namespace laplaced

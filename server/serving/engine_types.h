@@ -10,11 +10,12 @@
 
 #include "absl/types/optional.h"
 #include "formats/safetensors.h"
+#include "server/laplace/variance_mode.h"
 
 namespace laplaced {
 
 enum class LikelihoodKind { kCategorical, kGaussian, kBernoulli };
-enum class LinkApprox { kProbit, kMonteCarlo };
+enum class LinkApprox { kProbit, kMonteCarlo, kLaplaceBridge, kMeanField };
 
 enum class ModelState { kAvailable, kReady, kFailed };
 
@@ -46,13 +47,32 @@ struct ModelInfo {
 
 struct PredictOptions {
   absl::optional<double> prior_precision;
+  absl::optional<double> temperature;
   LinkApprox link_approx = LinkApprox::kProbit;
   std::vector<std::string> ood_scores;  // empty: the posterior's default
   bool return_covariance = false;
+  bool return_joint_covariance = false;
+  int64_t return_samples = 0;  // S
+  VarianceMode variance_mode = VarianceMode::kAuto;
+  int64_t top_classes = 0;  // m; 0: the default
+  int64_t samples = 0;      // s; 0: the default
+  uint64_t seed = 0;        // of s and S
 };
 
 struct ScoreOptions {
   std::vector<std::string> ood_scores;  // empty: the posterior's default
+  VarianceMode variance_mode = VarianceMode::kAuto;
+  int64_t samples = 0;
+  uint64_t seed = 0;
+};
+
+// How the variances of an answer were computed. kAuto: none were.
+struct VarianceReport {
+  VarianceMode mode = VarianceMode::kAuto;
+  int64_t top_classes = 0;     // m, TOP_CLASSES only
+  int64_t samples = 0;         // s, SAMPLED only
+  double relative_error = 0;   // of the variances, SAMPLED only
+  double estimated_flops = 0;  // by the cost model (variance_mode.h)
 };
 
 // One score for all B examples; higher is more out-of-distribution.
@@ -69,11 +89,19 @@ struct Prediction {
   int64_t outputs = 0;  // C
   LikelihoodKind likelihood = LikelihoodKind::kCategorical;
   double prior_precision = 0;
-  std::vector<float> mean;                   // [B, C]
-  std::vector<float> map_mean;               // [B, C]
-  std::vector<float> functional_mean;        // [B, C]
-  std::vector<float> functional_variance;    // [B, C]
-  std::vector<float> functional_covariance;  // [B, C, C], if asked for
+  double temperature = 0;
+  VarianceReport variance;
+  std::vector<float> mean;             // [B, C]
+  std::vector<float> map_mean;         // [B, C]
+  std::vector<float> functional_mean;  // [B, C]
+  // R is m in TOP_CLASSES and C otherwise.
+  std::vector<float> functional_variance;    // [B, R]
+  std::vector<float> functional_covariance;  // [B, R, R], if asked for
+  std::vector<int64_t> variance_outputs;     // [B, m], TOP_CLASSES only, as the next two
+  std::vector<float> left_out_probability;   // [B]
+  std::vector<float> left_out_bound;         // [B]
+  std::vector<float> joint_covariance;       // [B, C, B, C], if asked for
+  std::vector<float> function_samples;       // [S, B, C], if asked for
   std::vector<float> epistemic;              // [B] categorical, [B, C] otherwise
   std::vector<float> aleatoric;              // likewise
   std::vector<ScoreValues> scores;
@@ -82,6 +110,7 @@ struct Prediction {
 struct Scores {
   std::string posterior_id;
   std::vector<ScoreValues> scores;
+  VarianceReport variance;
 };
 
 }  // namespace laplaced

@@ -151,9 +151,10 @@ absl::StatusOr<std::shared_ptr<const LoadedPosterior>> LoadPosterior(const std::
     Likelihood likelihood = model.manifest.likelihood;
     if (likelihood.kind == Likelihood::Kind::kGaussian) likelihood.sigma_noise = record.sigma_noise;
     const Posterior ood = value.WithPriorPrecision(record.ood_prior_precision);
+    auto sampler = std::make_shared<const FunctionSampler>(uncertain.network);
     return std::make_shared<const LoadedPosterior>(
         LoadedPosterior{std::move(artifact), std::move(uncertain), likelihood, std::move(fitted),
-                        std::move(value), ood});
+                        std::move(value), ood, std::move(sampler)});
   });
 }
 

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/laplace/fit.h"
+#include "server/laplace/function_sampler.h"
 #include "server/laplace/posterior.h"
 #include "server/registry/posterior_artifact.h"
 #include "server/serving/loaded_model.h"
@@ -26,8 +27,9 @@ struct LoadedPosterior {
   Likelihood likelihood;  // with the posterior's own noise
   // Null if the artifact is of format 1, which kept no statistics: it predicts, but takes no data.
   std::shared_ptr<const FittedCurvature> fitted;
-  Posterior value;      // at the precision for predictions
-  Posterior ood_value;  // at the precision for OOD scores
+  Posterior value;                                 // at the precision for predictions
+  Posterior ood_value;                             // at the precision for OOD scores
+  std::shared_ptr<const FunctionSampler> sampler;  // copies the network when first used
 };
 
 // The model's network restricted to the parameters that `options` asks for. Shares the model's

@@ -5,123 +5,46 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/curvature/jacobian_products.h"
-#include "server/laplace/predictive.h"
+#include "server/laplace/joint_covariance.h"
 #include "server/model/field_error.h"
 #include "server/model/input_transform.h"
 #include "server/model/torch_status.h"
-#include "server/ood/scores.h"
+#include "server/serving/example_blocks.h"
+#include "server/serving/function_draws.h"
+#include "server/serving/prediction_parts.h"
+#include "server/serving/variance_plan.h"
 
 namespace laplaced {
 namespace {
 
-constexpr int64_t kForwardBlock = 64;
-
-int64_t NextPowerOfTwo(int64_t n) {
-  int64_t power = 1;
-  while (power < n) power *= 2;
-  return power;
+// Whether an answer from draws needs all of V.
+bool NeedsCovariance(const PredictOptions& options, Likelihood::Kind kind) {
+  return options.return_covariance ||
+         (kind == Likelihood::Kind::kCategorical && options.link_approx == LinkApprox::kMeanField);
 }
 
-// The largest power of two that ExamplesPerStep allows.
-int64_t BlockSize(const Network& network) {
-  const int64_t most = ExamplesPerStep(network), power = NextPowerOfTwo(most);
-  return power > most ? power / 2 : power;
-}
-
-at::Tensor PadToPowerOfTwo(const at::Tensor& x) {
-  const int64_t missing = NextPowerOfTwo(x.size(0)) - x.size(0);
-  if (missing == 0) return x;
-  std::vector<int64_t> shape = x.sizes().vec();
-  shape[0] = missing;
-  return at::cat({x, x.narrow(0, 0, 1).expand(shape)});
-}
-
-void Append(std::vector<float>& out, const at::Tensor& t) {
-  const at::Tensor c = t.to(at::kFloat).contiguous();
-  out.insert(out.end(), c.data_ptr<float>(), c.data_ptr<float>() + c.numel());
-}
-
-void AppendScores(std::vector<ScoreValues>& out, const std::vector<at::Tensor>& scores) {
-  for (size_t i = 0; i < scores.size(); ++i) {
-    const at::Tensor c = scores[i].to(at::kDouble).contiguous();
-    out[i].values.insert(out[i].values.end(), c.data_ptr<double>(),
-                         c.data_ptr<double>() + c.numel());
+// Precisions that posterior and prior are asked about beyond their own range say nothing.
+absl::Status CheckRange(const std::string& field, const absl::optional<double>& value) {
+  if (!value) return absl::OkStatus();
+  if (!(std::isfinite(*value) && *value > 0)) {
+    return FieldError(field, absl::StrCat("expected a finite number > 0, got ", *value));
   }
-}
-
-// Finite inputs can still be too large for the network's precision.
-absl::Status CheckFinite(const at::Tensor& rows, int64_t begin) {
-  const at::Tensor bad = rows.isfinite().all(1).logical_not();
-  if (!bad.any().item<bool>()) return absl::OkStatus();
-  return FieldError(
-      "inputs",
-      absl::StrCat("row ", begin + bad.nonzero()[0].item<int64_t>(),
-                   " makes the network's outputs or their derivatives overflow: values are too "
-                   "large for the precision that the network computes in"));
-}
-
-// The Gaussian over the outputs of `count` examples from `begin`, without the padding.
-absl::StatusOr<Linearized> LinearizeBlock(const LoadedModel& model,
-                                          const LoadedPosterior& posterior,
-                                          const LinearizeRequest& request, const at::Tensor& raw,
-                                          int64_t begin, int64_t count) {
-  const at::Tensor x = PadToPowerOfTwo(
-      ToNetworkInput(raw.narrow(0, begin, count), model.manifest, model.network.dtype()));
-  LAPLACED_ASSIGN_OR_RETURN(
-      Linearized block, posterior.value.structure->Linearize(
-                            posterior.uncertain.network, posterior.uncertain.capture, x, request));
-  at::Tensor sum = block.f = block.f.narrow(0, 0, count);
-  // A gradient that overflows shows up in every variance.
-  for (at::Tensor& v : block.variance) sum = sum + (v = v.narrow(0, 0, count));
-  for (at::Tensor& v : block.covariance) {
-    v = v.narrow(0, 0, count);
-    sum = sum + v.diagonal(0, 1, 2);
+  if (!(*value >= kLeastPrecision && *value <= kMostPrecision)) {
+    return FieldError(field, absl::StrCat("expected a number from ", kLeastPrecision, " to ",
+                                          kMostPrecision, ", got ", *value));
   }
-  if (block.outside.defined()) {
-    block.outside = block.outside.narrow(0, 0, count);
-    sum = sum + block.outside.unsqueeze(1);
+  return absl::OkStatus();
+}
+
+// Which of a posterior's parameter tensors belong to the last layer; empty if none does.
+std::vector<bool> LastLayerMask(const Network& network, const std::vector<std::string>& names) {
+  std::vector<bool> mask;
+  bool any = false;
+  for (const Parameter& p : network.parameters()) {
+    mask.push_back(std::find(names.begin(), names.end(), p.name) != names.end());
+    any |= mask.back();
   }
-  LAPLACED_RETURN_IF_ERROR(CheckFinite(sum, begin));
-  return block;
-}
-
-void AppendClassification(const Linearized& block, const PredictOptions& options, Prediction& out) {
-  const at::Tensor covariance = block.covariance[0];
-  const at::Tensor variance = covariance.diagonal(0, 1, 2);
-  const SampledPredictive sampled = SamplePredictive(block.f, covariance);
-  Append(out.mean, options.link_approx == LinkApprox::kMonteCarlo
-                       ? sampled.mean
-                       : ProbitProbabilities(block.f, variance));
-  Append(out.map_mean, at::softmax(block.f, 1));
-  Append(out.functional_variance, variance);
-  if (options.return_covariance) Append(out.functional_covariance, covariance);
-  Append(out.epistemic, sampled.epistemic);
-  Append(out.aleatoric, sampled.aleatoric);
-}
-
-void AppendLabels(const Linearized& block, const PredictOptions& options, Prediction& out) {
-  const at::Tensor covariance = block.covariance[0];
-  const at::Tensor variance = covariance.diagonal(0, 1, 2);
-  const BernoulliPredictive integrated = IntegrateBernoulli(block.f, variance);
-  Append(out.mean, options.link_approx == LinkApprox::kMonteCarlo
-                       ? integrated.mean
-                       : BernoulliProbit(block.f, variance));
-  Append(out.map_mean, at::sigmoid(block.f));
-  Append(out.functional_variance, variance);
-  if (options.return_covariance) Append(out.functional_covariance, covariance);
-  Append(out.epistemic, integrated.epistemic);
-  Append(out.aleatoric, integrated.aleatoric);
-}
-
-void AppendRegression(const Linearized& block, const Likelihood& likelihood,
-                      const PredictOptions& options, Prediction& out) {
-  const at::Tensor variance = block.covariance[0].diagonal(0, 1, 2);
-  Append(out.mean, block.f);
-  Append(out.map_mean, block.f);
-  Append(out.functional_variance, variance);
-  if (options.return_covariance) Append(out.functional_covariance, block.covariance[0]);
-  Append(out.epistemic, variance);
-  Append(out.aleatoric, at::full_like(variance, likelihood.sigma_noise * likelihood.sigma_noise));
+  return any ? mask : std::vector<bool>();
 }
 
 }  // namespace
@@ -134,7 +57,13 @@ TorchServedModel::TorchServedModel(std::shared_ptr<const LoadedModel> model,
       options_(options),
       info_(model_->info),
       remark_(remark) {
-  if (posterior_ != nullptr) info_.active_posterior_id = posterior_->artifact.record.id;
+  if (posterior_ != nullptr) {
+    info_.active_posterior_id = posterior_->artifact.record.id;
+    last_layer_ = LastLayerMask(posterior_->uncertain.network, info_.last_layer_parameters);
+    problem_ = ProblemOf(*posterior_, last_layer_);
+  } else {
+    problem_ = ProblemOf(model_->network, model_->capture);
+  }
   if (!remark.empty()) {
     absl::StrAppend(&info_.state_message, info_.state_message.empty() ? "" : "; ", remark);
   }
@@ -162,39 +91,62 @@ absl::Status TorchServedModel::ValidateCommon(const ArrayView& inputs,
 absl::Status TorchServedModel::Validate(const ArrayView& inputs,
                                         const PredictOptions& options) const {
   LAPLACED_RETURN_IF_ERROR(ValidateCommon(inputs, options.ood_scores));
-  if (options.prior_precision &&
-      !(std::isfinite(*options.prior_precision) && *options.prior_precision > 0)) {
-    return FieldError("prior_precision",
-                      absl::StrCat("expected a finite number > 0, got ", *options.prior_precision));
-  }
-  if (options.prior_precision && !(*options.prior_precision >= kLeastPrecision &&
-                                   *options.prior_precision <= kMostPrecision)) {
-    return FieldError("prior_precision",
-                      absl::StrCat("expected a number from ", kLeastPrecision, " to ",
-                                   kMostPrecision, ", got ", *options.prior_precision));
-  }
-  return absl::OkStatus();
+  LAPLACED_RETURN_IF_ERROR(CheckRange("prior_precision", options.prior_precision));
+  LAPLACED_RETURN_IF_ERROR(CheckRange("temperature", options.temperature));
+  const int64_t batch = inputs.shape[0];
+  LAPLACED_RETURN_IF_ERROR(Plan(options, batch).status());
+  if (!options.return_joint_covariance) return absl::OkStatus();
+  return CheckJointCovariance("return_joint_covariance", posterior_->uncertain.network, batch);
 }
 
 absl::Status TorchServedModel::Validate(const ArrayView& inputs,
                                         const ScoreOptions& options) const {
-  return ValidateCommon(inputs, options.ood_scores);
+  LAPLACED_RETURN_IF_ERROR(ValidateCommon(inputs, options.ood_scores));
+  return Plan(options, inputs.shape[0]).status();
 }
 
-std::vector<std::string> TorchServedModel::ScoreNames(
-    const std::vector<std::string>& requested) const {
+std::vector<std::string> TorchServedModel::ScoreNames(const std::vector<std::string>& requested,
+                                                      VarianceMode mode) const {
   if (!requested.empty()) return requested;
-  return {posterior_->artifact.record.default_ood_score};
+  const std::string& usual = posterior_->artifact.record.default_ood_score;
+  // Nobody asked for it, so a mode that cannot have it goes without.
+  if (!CheckOodScoresIn(mode, "ood_scores", {usual}).ok()) return {};
+  return {usual};
 }
 
-std::vector<ScoreValues> TorchServedModel::EmptyScores(
-    const std::vector<std::string>& names) const {
+absl::StatusOr<VarianceReport> TorchServedModel::Plan(const PredictOptions& options,
+                                                      int64_t batch) const {
+  return PlanVariance(
+      options,
+      {posterior_->likelihood.kind, ScoreNames(options.ood_scores, options.variance_mode),
+       !options.ood_scores.empty()},
+      Problem(batch));
+}
+
+absl::StatusOr<VarianceReport> TorchServedModel::Plan(const ScoreOptions& options,
+                                                      int64_t batch) const {
+  return PlanVariance(
+      options,
+      {posterior_->likelihood.kind, ScoreNames(options.ood_scores, VarianceMode::kExact), true},
+      Problem(batch));
+}
+
+VarianceProblem TorchServedModel::Problem(int64_t batch) const {
+  VarianceProblem problem = problem_;
+  problem.batch = batch;
+  return problem;
+}
+
+std::vector<ScoreValues> TorchServedModel::EmptyScores(const std::vector<std::string>& names,
+                                                       VarianceMode mode) const {
   std::vector<ScoreValues> scores;
   for (const std::string& name : names) {
     ScoreValues values;
     values.name = name;
+    // Thresholds were calibrated on exact scores.
+    const bool comparable = mode == VarianceMode::kExact || !NeedsPosterior({name});
     for (const OodThresholdRecord& threshold : posterior_->artifact.record.ood_thresholds) {
-      if (threshold.score != name) continue;
+      if (!comparable || threshold.score != name) continue;
       values.threshold = threshold.threshold;
       values.target_id_rate = threshold.target_id_rate;
     }
@@ -203,76 +155,143 @@ std::vector<ScoreValues> TorchServedModel::EmptyScores(
   return scores;
 }
 
+// Everything that the parts of one request share.
+struct TorchServedModel::Job {
+  const at::Tensor raw;  // the inputs as they came
+  const std::vector<std::string> scores;
+  const VarianceReport plan;
+  const DrawJob draws;
+
+  std::vector<bool> Parameters(const TorchServedModel& model) const {
+    return plan.mode == VarianceMode::kLastLayer ? model.last_layer_ : std::vector<bool>();
+  }
+};
+
 absl::StatusOr<Prediction> TorchServedModel::Predict(const ArrayView& inputs,
                                                      const PredictOptions& options,
                                                      const ComputeContext& context) const {
   return CatchTorch("predict", [&]() -> absl::StatusOr<Prediction> {
-    const at::Tensor raw = AliasArray(inputs);
-    const Likelihood& likelihood = posterior_->likelihood;
-    const Posterior posterior = posterior_->value.WithPriorPrecision(
-        options.prior_precision.value_or(posterior_->value.prior_precision));
-    const std::vector<std::string> names = ScoreNames(options.ood_scores);
-    const int64_t block_size = BlockSize(model_->network);
+    const Posterior posterior =
+        posterior_->value
+            .WithPriorPrecision(options.prior_precision.value_or(posterior_->value.prior_precision))
+            .WithTemperature(options.temperature.value_or(posterior_->value.temperature));
+    LAPLACED_ASSIGN_OR_RETURN(const VarianceReport plan, Plan(options, inputs.shape[0]));
+    const Job job{AliasArray(inputs),
+                  ScoreNames(options.ood_scores, plan.mode),
+                  plan,
+                  {*model_, *posterior_, context, options.seed, plan.samples}};
     Prediction out;
     out.posterior_id = posterior_id();
-    out.batch = raw.size(0);
+    out.batch = inputs.shape[0];
     out.outputs = model_->network.n_outputs();
     out.likelihood = info_.likelihood;
     out.prior_precision = posterior.prior_precision;
-    out.scores = EmptyScores(names);
-    // One pass for both precisions; the predictive's covariance comes first.
-    LinearizeRequest request = NeededFor(names, posterior_->ood_value.precisions());
-    request.covariance_at.insert(request.covariance_at.begin(), posterior.precisions());
-    const bool scores_share_it = request.covariance_at.size() == 1;
-    for (int64_t begin = 0; begin < out.batch; begin += block_size) {
+    out.temperature = posterior.temperature;
+    out.variance = plan;
+    out.scores = EmptyScores(job.scores, plan.mode);
+    LAPLACED_RETURN_IF_ERROR(plan.mode == VarianceMode::kSampled
+                                 ? PredictFromDraws(job, posterior, options, out)
+                                 : PredictFromJacobians(job, posterior, options, out));
+    if (options.return_joint_covariance) {
       LAPLACED_RETURN_IF_ERROR(context.Check());
-      LAPLACED_ASSIGN_OR_RETURN(Linearized block,
-                                LinearizeBlock(*model_, *posterior_, request, raw, begin,
-                                               std::min(block_size, out.batch - begin)));
-      Append(out.functional_mean, block.f);
-      switch (likelihood.kind) {
-        case Likelihood::Kind::kCategorical:
-          AppendClassification(block, options, out);
-          break;
-        case Likelihood::Kind::kBernoulli:
-          AppendLabels(block, options, out);
-          break;
-        case Likelihood::Kind::kGaussian:
-          AppendRegression(block, likelihood, options, out);
-          break;
-      }
-      // What is left is at the scores' own precision.
-      if (scores_share_it) block.covariance.clear();
-      AppendScores(out.scores, ComputeOodScores(names, ToOodInputs(block), likelihood));
+      const Network& network = posterior_->uncertain.network;
+      LAPLACED_ASSIGN_OR_RETURN(
+          const at::Tensor joint,
+          JointCovariance(*posterior.structure, network, posterior_->uncertain.capture,
+                          PaddedBlocks(*model_, job.raw, JacobianBlock(network)), out.batch,
+                          posterior.precisions(), job.Parameters(*this)));
+      Append(out.joint_covariance, joint);
+    }
+    if (options.return_samples > 0) {
+      const at::Tensor f =
+          at::from_blob(out.functional_mean.data(), {out.batch, out.outputs}, at::kFloat);
+      LAPLACED_ASSIGN_OR_RETURN(out.function_samples,
+                                DrawFunctions(job.draws, posterior, job.Parameters(*this), job.raw,
+                                              f, options.return_samples));
     }
     return out;
   });
 }
 
+absl::Status TorchServedModel::PredictFromJacobians(const Job& job, const Posterior& posterior,
+                                                    const PredictOptions& options,
+                                                    Prediction& out) const {
+  // One pass for both precisions; the predictive's covariance comes first.
+  LinearizeRequest request = NeededFor(job.scores, posterior_->ood_value.precisions());
+  request.covariance_at.insert(request.covariance_at.begin(), posterior.precisions());
+  request.parameters = job.Parameters(*this);
+  const bool scores_share_it = request.covariance_at.size() == 1;
+  const int64_t block_size = JacobianBlock(model_->network);
+  for (int64_t begin = 0; begin < out.batch; begin += block_size) {
+    LAPLACED_RETURN_IF_ERROR(job.draws.context.Check());
+    const int64_t count = std::min(block_size, out.batch - begin);
+    if (job.plan.mode == VarianceMode::kTopClasses) {
+      const at::Tensor f = ForwardBlock(*model_, job.raw, begin, count);
+      request.outputs = std::get<1>(f.topk(job.plan.top_classes, 1));
+    }
+    LAPLACED_ASSIGN_OR_RETURN(Linearized block,
+                              LinearizeBlock(*model_, *posterior_, request, job.raw, begin, count));
+    AppendPrediction(FromLinearized(block, request.outputs), posterior_->likelihood, options, out);
+    // What is left is at the scores' own precision.
+    if (scores_share_it) block.covariance.clear();
+    AppendScores(out.scores,
+                 ComputeOodScores(job.scores, ToOodInputs(block), posterior_->likelihood));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TorchServedModel::PredictFromDraws(const Job& job, const Posterior& posterior,
+                                                const PredictOptions& options,
+                                                Prediction& out) const {
+  const Likelihood& likelihood = posterior_->likelihood;
+  const bool covariance = NeedsCovariance(options, likelihood.kind);
+  const int64_t group = DrawGroup(out.outputs, covariance);
+  for (int64_t begin = 0; begin < out.batch; begin += group) {
+    const at::Tensor raw = job.raw.narrow(0, begin, std::min(group, out.batch - begin));
+    LAPLACED_ASSIGN_OR_RETURN(const at::Tensor f, Outputs(job.draws, raw, begin));
+    LAPLACED_ASSIGN_OR_RETURN(const DrawMoments moments,
+                              Draw(job.draws, posterior, raw, f, begin, covariance));
+    const OutputGaussian gaussian =
+        FromDraws(f, moments, job.plan.samples, likelihood.kind, covariance);
+    AppendPrediction(gaussian, likelihood, options, out);
+    LAPLACED_ASSIGN_OR_RETURN(const OodInputs inputs,
+                              DrawForScores(job.draws, job.scores, raw, f, begin));
+    AppendScores(out.scores, ComputeOodScores(job.scores, inputs, likelihood));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Scores> TorchServedModel::Score(const ArrayView& inputs, const ScoreOptions& options,
                                                const ComputeContext& context) const {
   return CatchTorch("score", [&]() -> absl::StatusOr<Scores> {
-    const at::Tensor raw = AliasArray(inputs);
-    const std::vector<std::string> names = ScoreNames(options.ood_scores);
-    const bool needs_posterior = NeedsPosterior(names);
-    const int64_t block_size = needs_posterior ? BlockSize(model_->network) : kForwardBlock;
-    Scores out{posterior_id(), EmptyScores(names)};
-    const LinearizeRequest request = NeededFor(names, posterior_->ood_value.precisions());
-    for (int64_t begin = 0; begin < raw.size(0); begin += block_size) {
+    LAPLACED_ASSIGN_OR_RETURN(const VarianceReport plan, Plan(options, inputs.shape[0]));
+    const Job job{AliasArray(inputs),
+                  ScoreNames(options.ood_scores, VarianceMode::kExact),
+                  plan,
+                  {*model_, *posterior_, context, options.seed, plan.samples}};
+    Scores out{posterior_id(), EmptyScores(job.scores, plan.mode), plan};
+    const int64_t batch = job.raw.size(0);
+    const bool jacobians =
+        plan.mode == VarianceMode::kExact || plan.mode == VarianceMode::kLastLayer;
+    const int64_t step =
+        jacobians ? JacobianBlock(model_->network) : DrawGroup(model_->network.n_outputs(), false);
+    LinearizeRequest request = NeededFor(job.scores, posterior_->ood_value.precisions());
+    request.parameters = job.Parameters(*this);
+    for (int64_t begin = 0; begin < batch; begin += step) {
       LAPLACED_RETURN_IF_ERROR(context.Check());
-      const int64_t count = std::min(block_size, raw.size(0) - begin);
+      const int64_t count = std::min(step, batch - begin);
       OodInputs block;
-      if (needs_posterior) {
-        LAPLACED_ASSIGN_OR_RETURN(const Linearized linearized,
-                                  LinearizeBlock(*model_, *posterior_, request, raw, begin, count));
+      if (jacobians) {
+        LAPLACED_ASSIGN_OR_RETURN(
+            const Linearized linearized,
+            LinearizeBlock(*model_, *posterior_, request, job.raw, begin, count));
         block = ToOodInputs(linearized);
       } else {
-        const at::Tensor x = PadToPowerOfTwo(
-            ToNetworkInput(raw.narrow(0, begin, count), model_->manifest, model_->network.dtype()));
-        block.f = model_->network.Forward(x).narrow(0, 0, count).to(at::kDouble);
-        LAPLACED_RETURN_IF_ERROR(CheckFinite(block.f, begin));
+        const at::Tensor raw = job.raw.narrow(0, begin, count);
+        LAPLACED_ASSIGN_OR_RETURN(const at::Tensor f, Outputs(job.draws, raw, begin));
+        LAPLACED_ASSIGN_OR_RETURN(block, DrawForScores(job.draws, job.scores, raw, f, begin));
       }
-      AppendScores(out.scores, ComputeOodScores(names, block, posterior_->likelihood));
+      AppendScores(out.scores, ComputeOodScores(job.scores, block, posterior_->likelihood));
     }
     return out;
   });
@@ -280,15 +299,29 @@ absl::StatusOr<Scores> TorchServedModel::Score(const ArrayView& inputs, const Sc
 
 absl::Status TorchServedModel::WarmUp() const {
   return CatchTorch("warm-up", [&]() -> absl::Status {
+    const Network& network = model_->network;
+    for (int64_t size = 1; size <= kForwardBlock; size *= 2) {
+      network.Forward(network.TrialInputs(size));
+    }
+    // What a request that leaves the mode open will run.
+    const VarianceMode mode = ChooseVarianceMode(problem_, false);
+    if (mode == VarianceMode::kSampled) {
+      if (posterior_ == nullptr) return absl::OkStatus();
+      const int64_t most = ForwardModeBlock(network, model_->capture);
+      for (int64_t size = 1; size <= most; size *= 2) {
+        LAPLACED_RETURN_IF_ERROR(posterior_->sampler->ForEachDraw(
+            *posterior_->value.structure, posterior_->value.precisions(),
+            {network.TrialInputs(size)}, {0, 1, {}}, [](int64_t, size_t, const at::Tensor&) {},
+            [] { return absl::OkStatus(); }));
+      }
+      return absl::OkStatus();
+    }
     const at::Tensor no_directions =
-        at::zeros({model_->network.n_parameters(), 0}, at::TensorOptions(model_->network.dtype()));
+        at::zeros({network.n_parameters(), 0}, at::TensorOptions(network.dtype()));
     LinearizeRequest request;
     if (posterior_ != nullptr) request.covariance_at = {posterior_->value.precisions()};
-    for (int64_t size = 1; size <= kForwardBlock; size *= 2) {
-      model_->network.Forward(model_->network.TrialInputs(size));
-    }
-    for (int64_t size = 1; size <= BlockSize(model_->network); size *= 2) {
-      const at::Tensor x = model_->network.TrialInputs(size);
+    for (int64_t size = 1; size <= JacobianBlock(network); size *= 2) {
+      const at::Tensor x = network.TrialInputs(size);
       if (posterior_ != nullptr) {
         LAPLACED_RETURN_IF_ERROR(posterior_->value.structure
                                      ->Linearize(posterior_->uncertain.network,
@@ -296,7 +329,7 @@ absl::Status TorchServedModel::WarmUp() const {
                                      .status());
       } else {
         LAPLACED_RETURN_IF_ERROR(
-            ComputeJacobianProducts(model_->network, model_->capture, x, no_directions).status());
+            ComputeJacobianProducts(network, model_->capture, x, no_directions).status());
       }
     }
     return absl::OkStatus();

@@ -1,14 +1,15 @@
 // ServedModel on LibTorch: validation, the predictive and the scores for one loaded model and one
 // posterior.
 //
-// Requests run in blocks of at most 64 examples, each padded to a power of two by repeating its
-// first example, because oneDNN's primitive cache grows without bound over varied batch sizes;
-// padding never changes another example's answer.
+// Requests run in blocks of at most 64 examples (example_blocks.h), in the mode that the request
+// names or the cost model chooses (variance_plan.h).
 #pragma once
 
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "server/laplace/variance_mode.h"
 #include "server/serving/loaded_model.h"
 #include "server/serving/loaded_posterior.h"
 #include "server/serving/model_host.h"
@@ -34,20 +35,37 @@ class TorchServedModel : public ServedModel {
   absl::StatusOr<Scores> Score(const ArrayView& inputs, const ScoreOptions& options,
                                const ComputeContext& context) const override;
 
-  // Runs every block size once, so that no request pays for first calls.
+  // Runs every block size once in the mode that AUTO takes, so that no request pays for first
+  // calls.
   absl::Status WarmUp() const;
 
  private:
+  struct Job;
+
   absl::Status ValidateCommon(const ArrayView& inputs,
                               const std::vector<std::string>& scores) const;
-  std::vector<std::string> ScoreNames(const std::vector<std::string>& requested) const;
-  std::vector<ScoreValues> EmptyScores(const std::vector<std::string>& names) const;
+  std::vector<std::string> ScoreNames(const std::vector<std::string>& requested,
+                                      VarianceMode mode) const;
+  std::vector<ScoreValues> EmptyScores(const std::vector<std::string>& names,
+                                       VarianceMode mode) const;
+
+  VarianceProblem Problem(int64_t batch) const;
+  absl::StatusOr<VarianceReport> Plan(const PredictOptions& options, int64_t batch) const;
+  absl::StatusOr<VarianceReport> Plan(const ScoreOptions& options, int64_t batch) const;
+
+  absl::Status PredictFromJacobians(const Job& job, const Posterior& posterior,
+                                    const PredictOptions& options, Prediction& out) const;
+  absl::Status PredictFromDraws(const Job& job, const Posterior& posterior,
+                                const PredictOptions& options, Prediction& out) const;
 
   std::shared_ptr<const LoadedModel> model_;
   std::shared_ptr<const LoadedPosterior> posterior_;
   ModelHostOptions options_;
   ModelInfo info_;
   std::string remark_;
+  std::vector<bool>
+      last_layer_;           // of the posterior's parameter tensors; empty if none is uncertain
+  VarianceProblem problem_;  // of one example
 };
 
 }  // namespace laplaced

@@ -113,6 +113,29 @@ TEST_F(ScoresTest, OnlyWhatIsNeededIsAskedOfThePosterior) {
   EXPECT_TRUE(all.variance_at.empty() && all.covariance_at.size() == 1 && all.outside);
 }
 
+TEST_F(ScoresTest, AModeThatCannotHaveAScoreSaysWhich) {
+  const auto all = OodScoreNames(Likelihood::Kind::kCategorical);
+  for (const VarianceMode mode : {VarianceMode::kExact, VarianceMode::kLastLayer}) {
+    EXPECT_TRUE(CheckOodScoresIn(mode, "s", all).ok());
+  }
+  for (const std::string& name : all) {
+    EXPECT_EQ(CheckOodScoresIn(VarianceMode::kTopClasses, "s", {name}).ok(),
+              !NeedsPosterior({name}))
+        << name;
+    EXPECT_EQ(CheckOodScoresIn(VarianceMode::kSampled, "s", {name}).ok(), name != "local_ensemble")
+        << name;
+  }
+  EXPECT_FALSE(CheckOodScoresIn(VarianceMode::kSampled, "s", {"information_gain"}).ok());
+  const absl::Status status =
+      CheckOodScoresIn(VarianceMode::kTopClasses, "ood_scores", {"msp", "variance"});
+  EXPECT_EQ(FieldOf(status), "ood_scores[1]");
+}
+
+TEST_F(ScoresTest, KnownMutualInformationIsTaken) {
+  inputs_ = {f_, {}, {}, {}, at::tensor({0.25, 0.5}, at::kDouble)};
+  EXPECT_EQ(Score("mutual_information", 1), 0.5);
+}
+
 TEST_F(ScoresTest, ScoresOfDirectionsNeedDirections) {
   EXPECT_TRUE(CheckOodScores("s", {"local_ensemble"}, likelihood_.kind, true).ok());
   EXPECT_FALSE(CheckOodScores("s", {"local_ensemble"}, likelihood_.kind, false).ok());
