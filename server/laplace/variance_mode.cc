@@ -6,7 +6,8 @@
 namespace laplaced {
 namespace {
 
-constexpr double kGradientBytes = 240 << 20;  // what JacobianOptions lets gradients take
+constexpr double kGradientBytes = 3 << 20;  // what JacobianOptions lets a layer's gradients take
+constexpr double kLiveGradients = 3;        // of the layers that a sweep is between
 
 // Multiply-adds and memory of R rows of Jacobians for parameters of which `p` elements count.
 VarianceCost CostOfRows(const VarianceProblem& problem, double rows, double p, double largest,
@@ -17,12 +18,13 @@ VarianceCost CostOfRows(const VarianceProblem& problem, double rows, double p, d
   double macs =
       problem.forward_macs + rows * (backward_macs + problem.row_macs * share) + rows * rows * p;
   if (problem.generic_parameters > 0) macs += rows * problem.forward_macs;
+  const auto threads = static_cast<double>(std::min(problem.threads, problem.block));
   // A tile holds all rows of one example of one parameter tensor, and its product with the
   // structure is as large again.
-  const double tile =
-      2 * rows * largest * element * static_cast<double>(std::min(problem.threads, problem.block));
-  const double example = rows * static_cast<double>(problem.gradient_numel) * element;
-  const double gradients = std::max(example, std::min(block * example, kGradientBytes));
+  const double tile = 2 * rows * largest * element * threads;
+  const double example = rows * static_cast<double>(problem.largest_gradient) * element;
+  const double gradients =
+      kLiveGradients * threads * std::max(example, std::min(block * example, kGradientBytes));
   const double products =
       block * rows * rows * static_cast<double>(sizeof(double) * problem.n_tensors);
   return {2 * batch * macs, tile + gradients + products};

@@ -40,9 +40,10 @@ struct VarianceProblem {
   int64_t n_tensors = 1;              // parameter tensors; a layerwise residual keeps R^2 for each
   int64_t generic_parameters = 0;     // elements outside captured layers
   int64_t last_layer_parameters = 0;  // elements
-  int64_t gradient_numel = 0;         // elements of one output's gradient at all captured layers
-  double forward_macs = 0;            // M
-  double row_macs = 0;                // W
+  // Elements of one output's gradient at all captured layers together, and at the largest.
+  int64_t gradient_numel = 0, largest_gradient = 0;
+  double forward_macs = 0;  // M
+  double row_macs = 0;      // W
   int64_t element_bytes = 4;
   int64_t threads = 1;     // tiles of Jacobians in memory at once
   int64_t precisions = 1;  // at which SAMPLED has to draw

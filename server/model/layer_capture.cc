@@ -151,14 +151,14 @@ std::vector<at::Tensor> ReversePassPerExample(const Network& network, const at::
   return stacked;
 }
 
-// What a comparison on a trial batch says about a parameter, from best to worst.
+// What comparisons on trial batches say about a parameter: of several, the last of these counts.
 enum class Verdict {
-  kAgrees,
   kSilent,  // all gradients are zero or rounding errors: nothing to compare
+  kAgrees,
   kDisagrees,
 };
 
-// The captured gradients of x against the first of `expected`; leaves the worse in `verdicts`.
+// The captured gradients of x against the first of `expected`; adds to `verdicts`.
 void Compare(const Network& network, const CapturePlan& plan, const at::Tensor& x,
              const at::Tensor& seeds, const std::vector<at::Tensor>& expected,
              std::vector<Verdict>& verdicts) {
@@ -186,10 +186,14 @@ void Compare(const Network& network, const CapturePlan& plan, const at::Tensor& 
     const at::Tensor scales = truth.abs().amax({1, 2});
     const double scale = scales.max().item<double>();
     const bool close = ((mine - truth).abs().amax({1, 2}) <= scales * tolerance).all().item<bool>();
-    if (close && scale > 0) continue;
     const double most = std::max(scale, mine.abs().max().item<double>());
-    verdicts[i] =
-        std::max(verdicts[i], most <= rounding * largest ? Verdict::kSilent : Verdict::kDisagrees);
+    Verdict verdict = Verdict::kDisagrees;
+    if (close && scale > 0) {
+      verdict = Verdict::kAgrees;
+    } else if (most <= rounding * largest) {
+      verdict = Verdict::kSilent;
+    }
+    verdicts[i] = std::max(verdicts[i], verdict);
   }
 }
 
@@ -295,7 +299,7 @@ CapturePlan FindCapturedParameters(const Network& network) {
   const std::vector<at::Tensor> expected = ReversePassPerExample(network, x, seeds);
   std::vector<Verdict> verdicts;
   for (const ExampleOrder next : {ExampleOrder::kMinor, ExampleOrder::kMajor}) {
-    verdicts.assign(n, Verdict::kAgrees);
+    verdicts.assign(n, Verdict::kSilent);
     for (const int64_t batch : kBatches) {
       Compare(network, plan, x.narrow(0, 0, batch), seeds, expected, verdicts);
     }
@@ -311,8 +315,9 @@ CapturePlan FindCapturedParameters(const Network& network) {
 
   const CapturedForward forward = ForwardCaptured(network, x, plan);
   forward.Sweep(Repeated(seeds, x.size(0)), [&](size_t, const at::Tensor& grads) {
-    plan.largest_gradient =
-        std::max(plan.largest_gradient, grads.numel() / (x.size(0) * seeds.size(1)));
+    const int64_t numel = grads.numel() / (x.size(0) * seeds.size(1));
+    plan.gradient_numel += numel;
+    plan.largest_gradient = std::max(plan.largest_gradient, numel);
   });
   for (const FoundUse& found : FindUses(network, forward.outputs, x.size(0), plan.order)) {
     if (plan.captured[found.parameter]) plan.forward_macs += found.made.macs;

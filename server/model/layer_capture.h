@@ -80,7 +80,8 @@ struct CapturePlan {
   // By which kinds of nodes: each way that a trial batch showed, because single examples may take
   // another path through LibTorch than several.
   std::vector<std::set<std::string>> uses;
-  int64_t largest_gradient = 0;  // elements of one example's gradient at any captured node
+  // Elements of one example's gradient at all captured nodes together, and at the largest.
+  int64_t gradient_numel = 0, largest_gradient = 0;
   // Multiply-adds of one example's forward pass with captured weights, summed over their uses:
   // numel(weight) for each row of a linear layer and each position of a convolution, one for each
   // element of the output of a norm or scale, none for biases and look-ups.

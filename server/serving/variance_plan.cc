@@ -90,19 +90,6 @@ absl::Status CheckLastLayer(VarianceMode mode, const VarianceProblem& problem) {
 
 }  // namespace
 
-double EstimateForwardMacs(const Network& network, const CapturePlan& plan) {
-  double outputs = 0, elements = 0;
-  for (size_t i = 0; i < plan.captured.size(); ++i) {
-    const at::Tensor& value = network.parameters()[i].value;
-    if (value.dim() < 2) continue;
-    elements += static_cast<double>(value.numel());
-    if (plan.captured[i]) outputs += static_cast<double>(value.size(0));
-  }
-  const double places =
-      outputs > 0 ? std::max(1.0, static_cast<double>(plan.gradient_numel) / outputs) : 1;
-  return std::max(elements, static_cast<double>(network.n_parameters())) * places;
-}
-
 VarianceProblem ProblemOf(const Network& network, const CapturePlan& plan) {
   VarianceProblem problem;
   problem.block = JacobianBlock(network);
@@ -115,7 +102,9 @@ VarianceProblem ProblemOf(const Network& network, const CapturePlan& plan) {
     if (!plan.captured[i]) problem.generic_parameters += numel;
   }
   problem.gradient_numel = plan.gradient_numel;
-  problem.forward_macs = EstimateForwardMacs(network, plan);
+  problem.largest_gradient = plan.largest_gradient;
+  // At least one multiply-add for each parameter elsewhere.
+  problem.forward_macs = plan.forward_macs + static_cast<double>(problem.generic_parameters);
   problem.element_bytes = static_cast<int64_t>(c10::elementSize(network.dtype()));
   problem.threads = at::get_num_threads();
   return problem;

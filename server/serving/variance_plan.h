@@ -20,11 +20,6 @@ namespace laplaced {
 VarianceProblem ProblemOf(const Network& network, const CapturePlan& plan);
 VarianceProblem ProblemOf(const LoadedPosterior& posterior, const std::vector<bool>& last_layer);
 
-// Multiply-adds of a forward pass of one example, from the numbers of elements: each weight is used
-// as often as a captured layer has places for each of its outputs, on average. Exact for networks
-// of linear layers.
-double EstimateForwardMacs(const Network& network, const CapturePlan& plan);
-
 // What is to be computed.
 struct VarianceNeeds {
   Likelihood::Kind kind = Likelihood::Kind::kCategorical;

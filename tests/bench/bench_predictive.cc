@@ -3,6 +3,9 @@
 //
 //   forward/NET/batch:B           f(x)
 //   exact/NET/K:K/batch:B         f, T = JU and G = JJ' without Jacobians (jacobian_products.h)
+//   busy/NET/K:50/batch:1         the same with a neighbour that keeps one core busy; x_quiet is
+//   the
+//                                 time over that without
 //   top_classes/NET/K:50/batch:B  the same for the three outputs with the largest logits
 //   last_layer/NET/K:50/batch:B   the same for the last layer's parameters alone
 //   sampled/NET/batch:B           64 draws of the outputs by forward-mode products
@@ -16,17 +19,25 @@
 // Counters: ms_per_image; peak_MB, how far the peak memory rose above what the process held before;
 // x_forward, time over that of the forward pass at this batch; for exact, GFLOPS of the arithmetic
 // that the method needs (ExactFlops) and x_arithmetic, time over what that would take at the rate
-// of matrix products, measured right before and after the row. Ratios are what to quote. Run alone on
-// a quiet machine:
+// of matrix products, measured right before and after the row. Ratios are what to quote. Run alone
+// on a quiet machine:
 //   bench_predictive --benchmark_filter=resnet20
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
+#include <atomic>
 #include <map>
 #include <string>
+#include <thread>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "server/curvature/jacobian_products.h"
+#include "server/laplace/function_sampler.h"
 #include "server/laplace/low_rank_fit.h"
+#include "server/laplace/low_rank_structure.h"
+#include "server/model/parameter_selection.h"
 #include "tests/bench/full_jacobian.h"
 #include "tests/bench/meter.h"
 
@@ -66,19 +77,111 @@ void Forward(benchmark::State& state, const BenchNetwork& net, int64_t batch) {
   forward_ms[{net.name, batch}] = state.counters["ms_per_image"];
 }
 
+void RunExact(benchmark::State& state, const BenchNetwork& net, const at::Tensor& x,
+              const at::Tensor& u, const JacobianOptions& options = {}) {
+  for (auto _ : state) {
+    const auto products = ComputeJacobianProducts(net.network, net.capture, x, u, options);
+    if (!products.ok()) state.SkipWithError(std::string(products.status().message()).c_str());
+  }
+}
+
+// Of the exact rows, by network, batch and K.
+std::map<std::tuple<std::string, int64_t, int64_t>, double> exact_ms;
+
 void Exact(benchmark::State& state, const BenchNetwork& net, int64_t batch, int64_t k) {
   const at::Tensor x = net.network.TrialInputs(batch), u = Directions(net.network, k);
   const double before = GemmGflops();
   const Meter meter;
-  for (auto _ : state) {
-    const auto products = ComputeJacobianProducts(net.network, net.capture, x, u);
-    if (!products.ok()) state.SkipWithError(std::string(products.status().message()).c_str());
-  }
+  RunExact(state, net, x, u);
   Report(state, meter, net, batch);
+  exact_ms[{net.name, batch, k}] = state.counters["ms_per_image"];
   const double rate = (before + GemmGflops()) / 2;
   const double gflops = ExactFlops(net, k) * 1e-6 / state.counters["ms_per_image"];
   state.counters["GFLOPS"] = gflops;
   state.counters["x_arithmetic"] = rate / gflops;
+}
+
+// Keeps one core busy for as long as it lives.
+class BusyNeighbour {
+ public:
+  BusyNeighbour()
+      : thread_([this] {
+          while (!stop_.load(std::memory_order_relaxed)) {
+          }
+        }) {}
+  ~BusyNeighbour() {
+    stop_ = true;
+    thread_.join();
+  }
+
+ private:
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
+
+void Busy(benchmark::State& state, const BenchNetwork& net) {
+  const at::Tensor x = net.network.TrialInputs(1), u = Directions(net.network, 50);
+  const BusyNeighbour neighbour;
+  const Meter meter;
+  RunExact(state, net, x, u);
+  Report(state, meter, net, 1);
+  if (const auto it = exact_ms.find({net.name, 1, 50}); it != exact_ms.end()) {
+    state.counters["x_quiet"] = state.counters["ms_per_image"] / it->second;
+  }
+}
+
+// The three outputs of each example with the largest logits.
+void TopClasses(benchmark::State& state, const BenchNetwork& net, int64_t batch) {
+  constexpr int64_t kTop = 3;
+  const at::Tensor x = net.network.TrialInputs(batch), u = Directions(net.network, 50);
+  JacobianOptions options;
+  options.columns = kTop;
+  options.output_factor = [](const at::Tensor& f, int64_t) {
+    const at::Tensor top = std::get<1>(f.topk(kTop, 1));
+    return at::zeros({f.size(0), f.size(1), kTop}, f.options()).scatter_(1, top.unsqueeze(1), 1);
+  };
+  const Meter meter;
+  RunExact(state, net, x, u, options);
+  Report(state, meter, net, batch);
+}
+
+void LastLayer(benchmark::State& state, const BenchNetwork& net, int64_t batch) {
+  const at::Tensor x = net.network.TrialInputs(batch), u = Directions(net.network, 50);
+  const std::vector<std::string> names = LastLayerParameters(net.network);
+  JacobianOptions options;
+  for (const Parameter& p : net.network.parameters()) {
+    options.parameters.push_back(std::find(names.begin(), names.end(), p.name) != names.end());
+  }
+  const Meter meter;
+  RunExact(state, net, x, u, options);
+  Report(state, meter, net, batch);
+}
+
+// A low-rank curvature of rank K for measuring; its numbers mean nothing.
+LowRankCurvature SomeCurvature(const Network& network, int64_t k, ResidualKind kind) {
+  LowRankCurvature curvature;
+  curvature.directions = Directions(network, k);
+  curvature.curvature = at::ones({k}, at::kDouble);
+  curvature.residual_kind = kind;
+  curvature.block_sizes = BlockSizes(network);
+  const int64_t sizes[] = {1, static_cast<int64_t>(curvature.block_sizes.size()),
+                           network.n_parameters()};
+  curvature.residual = at::full({sizes[static_cast<int>(kind) - 1]}, 1e-3, at::kDouble);
+  return curvature;
+}
+
+void Sampled(benchmark::State& state, const BenchNetwork& net, int64_t batch) {
+  const LowRankStructure structure(SomeCurvature(net.network, 50, ResidualKind::kLayerwise));
+  const FunctionSampler sampler(net.network);
+  const at::Tensor x = net.network.TrialInputs(batch);
+  const Meter meter;
+  for (auto _ : state) {
+    const absl::Status status = sampler.ForEachDraw(
+        structure, {50000, 100}, {x}, {1, 64, {}}, [](int64_t, size_t, const at::Tensor&) {},
+        [] { return absl::OkStatus(); });
+    if (!status.ok()) state.SkipWithError(std::string(status.message()).c_str());
+  }
+  Report(state, meter, net, batch);
 }
 
 struct Residual {
@@ -92,15 +195,7 @@ constexpr Residual kResiduals[] = {{"isotropic", ResidualKind::kIsotropic},
 void Served(benchmark::State& state, const BenchNetwork& net, int64_t batch, ResidualKind kind) {
   constexpr int64_t kRank = 50;
   const at::Tensor x = net.network.TrialInputs(batch);
-  LowRankCurvature curvature;
-  curvature.directions = Directions(net.network, kRank);
-  curvature.curvature = at::ones({kRank}, at::kDouble);
-  curvature.residual_kind = kind;
-  curvature.block_sizes = BlockSizes(net.network);
-  const int64_t sizes[] = {1, static_cast<int64_t>(curvature.block_sizes.size()),
-                           net.network.n_parameters()};
-  curvature.residual = at::full({sizes[static_cast<int>(kind) - 1]}, 1e-3, at::kDouble);
-  const LowRankStructure structure(curvature);
+  const LowRankStructure structure(SomeCurvature(net.network, kRank, kind));
   LinearizeRequest request;
   request.covariance_at = {{50000, 100}};
   request.variance_at = {{50000, 25}};
@@ -139,6 +234,14 @@ void Register(const BenchNetwork& net) {
           [&net, batch, k](benchmark::State& s) { Exact(s, net, batch, k); });
     }
   }
+  Add("busy/" + net.name + "/K:50/batch:1", [&net](benchmark::State& s) { Busy(s, net); });
+  for (int64_t batch : {1, 32}) {
+    const std::string suffix = "/" + net.name + "/K:50/batch:" + std::to_string(batch);
+    Add("top_classes" + suffix, [&net, batch](benchmark::State& s) { TopClasses(s, net, batch); });
+    Add("last_layer" + suffix, [&net, batch](benchmark::State& s) { LastLayer(s, net, batch); });
+    Add("sampled/" + net.name + "/batch:" + std::to_string(batch),
+        [&net, batch](benchmark::State& s) { Sampled(s, net, batch); });
+  }
   for (const Residual& residual : kResiduals) {
     for (int64_t batch : {1, 32}) {
       Add("served/" + net.name + "/" + residual.name + "/batch:" + std::to_string(batch),
@@ -149,12 +252,10 @@ void Register(const BenchNetwork& net) {
   }
   for (int64_t batch : {1, 8}) {
     const std::string suffix = "/" + net.name + "/K:50/batch:" + std::to_string(batch);
-    Add("jacrev" + suffix, [&net, batch](benchmark::State& s) {
-      FullJacobian(s, net, batch, JacobiansByJacrev);
-    });
-    Add("one_by_one" + suffix, [&net, batch](benchmark::State& s) {
-      FullJacobian(s, net, batch, JacobiansOneByOne);
-    });
+    Add("jacrev" + suffix,
+        [&net, batch](benchmark::State& s) { FullJacobian(s, net, batch, JacobiansByJacrev); });
+    Add("one_by_one" + suffix,
+        [&net, batch](benchmark::State& s) { FullJacobian(s, net, batch, JacobiansOneByOne); });
   }
 }
 

@@ -41,14 +41,13 @@ at::Tensor JacobiansByJacrev(const Network& network, const at::Tensor& x) {
   std::vector<at::Tensor> leaves;
   for (const Parameter& p : network.parameters()) leaves.push_back(p.value);
   const int64_t b = x.size(0), c = network.n_outputs(), rows = b * c;
-  const at::Tensor seeds =
-      at::eye(rows, outputs.options().requires_grad(false)).view({rows, b, c});
+  const at::Tensor seeds = at::eye(rows, outputs.options().requires_grad(false)).view({rows, b, c});
   at::NoGradGuard no_grad;
   std::vector<at::Tensor> parts;
   {
     const VmapScope vmap(rows);
-    const auto grads = torch::autograd::grad(
-        {outputs}, leaves, {at::functorch::makeBatched(seeds, 0, vmap.level())});
+    const auto grads = torch::autograd::grad({outputs}, leaves,
+                                             {at::functorch::makeBatched(seeds, 0, vmap.level())});
     for (const at::Tensor& g : grads) parts.push_back(Unwrap(g, rows));
   }
   for (at::Tensor& part : parts) part = part.reshape({b, c, -1});

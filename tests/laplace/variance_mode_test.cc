@@ -15,6 +15,7 @@ VarianceProblem ResNet20(int64_t n_outputs, int64_t batch) {
   problem.n_tensors = 59;
   problem.last_layer_parameters = 65 * n_outputs;
   problem.gradient_numel = 380'000;
+  problem.largest_gradient = 16'384;
   problem.forward_macs = 41e6;
   problem.row_macs = 50 * 270'000.0;
   problem.threads = 2;
@@ -30,6 +31,7 @@ VarianceProblem ThousandClasses() {
   problem.n_tensors = 10;
   problem.last_layer_parameters = 513'000;
   problem.gradient_numel = 20'000;
+  problem.largest_gradient = 8'192;
   problem.forward_macs = 30e6;
   problem.row_macs = 20 * 1.4e6;
   problem.threads = 2;

@@ -3,40 +3,18 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
-#include <memory>
-#include <stdexcept>
 #include <string>
 
-#include "server/laplace/low_rank_structure.h"
-#include "server/serving/torch_served_model.h"
-#include "tests/reference/networks.h"
-#include "tests/support/temp_folder.h"
+#include "tests/serving/served_network.h"
 
 namespace laplaced {
 namespace {
 
 using reference::RandomNormal;
+using test_support::ResetPeak;
+using test_support::StatusBytes;
 
 constexpr int64_t kClasses = 1000, kHidden = 458, kRank = 20;
-
-// Bytes of a line of /proc/self/status such as "VmHWM:"; -1 if there is none.
-int64_t StatusBytes(const std::string& name) {
-  std::ifstream file("/proc/self/status");
-  std::string word;
-  while (file >> word) {
-    int64_t kilobytes = 0;
-    if (word == name && file >> kilobytes) return kilobytes * 1024;
-  }
-  return -1;
-}
-
-// Forgets the peak so far. False if this kernel or sandbox does not allow it.
-bool ResetPeak() {
-  std::ofstream file("/proc/self/clear_refs");
-  file << "5" << std::flush;
-  return static_cast<bool>(file);
-}
 
 Network MakeWideNetwork() {
   return reference::MakeNetwork(
@@ -54,64 +32,10 @@ Network MakeWideNetwork() {
       {3, 16, 16}, kClasses);
 }
 
-// Not by FindCapturedParameters, which compares whole Jacobians.
-CapturePlan EverythingCaptured() {
-  CapturePlan plan;
-  plan.captured.assign(6, true);
-  plan.gradient_numel = 32 * 16 * 16 + kHidden + kClasses;
-  return plan;
-}
-
 class ThousandClassesTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    Network network = MakeWideNetwork();
-    const int64_t p = network.n_parameters();
-    LowRankCurvature curvature;
-    // Nearly orthogonal, as random directions in a large space are.
-    curvature.directions = RandomNormal({p, kRank}, 2, at::kFloat);
-    curvature.directions.div_(curvature.directions.norm(2, {0}, true));
-    curvature.curvature = at::linspace(3, 0.1, kRank, at::kDouble);
-    curvature.residual_kind = ResidualKind::kLayerwise;
-    curvature.residual = at::full({6}, 1e-3, at::kDouble);
-    for (const Parameter& parameter : network.parameters()) {
-      curvature.block_sizes.push_back(parameter.value.numel());
-    }
-    Manifest manifest;
-    manifest.input_shape = {3, 16, 16};
-    manifest.n_outputs = kClasses;
-    ModelInfo info;
-    info.name = "wide";
-    info.n_outputs = kClasses;
-    info.last_layer_parameters = {"w4", "w5"};
-    Posterior value;
-    value.structure = std::make_shared<const LowRankStructure>(std::move(curvature));
-    value.n_data = 50000;
-    value.prior_precision = 50;
-    // The structure is made by hand; a record always comes with a file.
-    const test_support::TempFolder folder;
-    const std::string path = folder.path() + "/tensors.safetensors";
-    const float nothing = 0;
-    if (!WriteSafetensors(path, {{"nothing", {DType::kFloat32, {1}, &nothing}}}, {}).ok()) {
-      throw std::runtime_error("cannot write " + path);
-    }
-    PosteriorArtifact artifact{{}, *MappedSafetensors::Open(path)};
-    artifact.record.id = "p-1";
-    artifact.record.default_ood_score = "laplace_entropy";
-    artifact.record.ood_thresholds = {{"laplace_entropy", 1, 0.05, 100, 0, 1},
-                                      {"msp", 0.5, 0.05, 100, 0, 1}};
-    auto sampler = std::make_shared<const FunctionSampler>(network);
-    auto posterior =
-        std::make_shared<const LoadedPosterior>(LoadedPosterior{std::move(artifact),
-                                                                {network, EverythingCaptured()},
-                                                                manifest.likelihood,
-                                                                nullptr,
-                                                                value,
-                                                                value.WithPriorPrecision(200),
-                                                                std::move(sampler)});
-    auto model = std::make_shared<const LoadedModel>(
-        LoadedModel{std::move(manifest), network, EverythingCaptured(), std::move(info)});
-    served_ = new TorchServedModel(std::move(model), std::move(posterior), {});
+    served_ = test_support::Serve(MakeWideNetwork(), {"w4", "w5"}, kRank).release();
     inputs_ = new at::Tensor(RandomNormal({4, 3, 16, 16}, 3, at::kFloat));
   }
   static void TearDownTestSuite() {

@@ -102,14 +102,27 @@ TEST(VariancePlanTest, RefusesLinksAndModesThatMeanNothing) {
       << "no parameter of the last layer is uncertain";
 }
 
-TEST(VariancePlanTest, MultiplyAddsOfLinearLayersAreTheirWeights) {
-  const Network linear = reference::LinearNetwork(4, 3);
-  EXPECT_DOUBLE_EQ(EstimateForwardMacs(linear, FindCapturedParameters(linear)), 12);
-  // 36 places of 54 weights, and a head: 1,944 + 81.
+TEST(VariancePlanTest, AProblemHasTheNetworksSizes) {
   const Network conv = reference::ConvNet(3);
-  const double macs = EstimateForwardMacs(conv, FindCapturedParameters(conv));
-  EXPECT_GT(macs, 1000);
-  EXPECT_LT(macs, 6000);
+  const VarianceProblem problem = ProblemOf(conv, FindCapturedParameters(conv));
+  EXPECT_EQ(problem.n_outputs, 3);
+  EXPECT_EQ(problem.n_parameters, conv.n_parameters());
+  EXPECT_EQ(problem.largest_parameter, 81);
+  EXPECT_EQ(problem.n_tensors, 4);
+  EXPECT_EQ(problem.generic_parameters, 0);
+  EXPECT_EQ(problem.largest_gradient, 3 * 36) << "after the convolution";
+  EXPECT_EQ(problem.gradient_numel, 3 * 36 + 3);
+  EXPECT_EQ(problem.forward_macs, 36 * 54 + 81) << "36 places of 54 weights, and a head";
+  // The last one is no kind of layer that is known.
+  const Network generic =
+      reference::MakeNetwork(reference::MakeModule({{"w", {3, 4}}, {"v", {5}}},
+                                                   "  return torch.linear(x, self.w) + "
+                                                   "torch.sin(self.v).sum()\n",
+                                                   at::kDouble),
+                             {4}, 3);
+  const VarianceProblem mixed = ProblemOf(generic, FindCapturedParameters(generic));
+  EXPECT_EQ(mixed.generic_parameters, 5);
+  EXPECT_EQ(mixed.forward_macs, 12 + 5);
 }
 
 }  // namespace
