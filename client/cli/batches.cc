@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -27,21 +28,45 @@ void AppendTiming(client::Timing& all, const client::Timing& part) {
   all.compute_seconds += part.compute_seconds;
 }
 
+// Draws of one seed are the same functions in every call, so those of the rows join draw by draw.
+void JoinFunctions(client::Prediction& all, const client::Prediction& part) {
+  if (part.function_samples.empty()) return;
+  const int64_t width = part.outputs, rows = all.batch, more = part.batch;
+  const int64_t draws = static_cast<int64_t>(part.function_samples.size()) / (more * width);
+  std::vector<float> joined;
+  joined.reserve(all.function_samples.size() + part.function_samples.size());
+  const auto append = [&](const std::vector<float>& from, int64_t draw, int64_t count) {
+    const auto begin = from.begin() + draw * count * width;
+    joined.insert(joined.end(), begin, begin + count * width);
+  };
+  for (int64_t draw = 0; draw < draws; ++draw) {
+    append(all.function_samples, draw, rows);
+    append(part.function_samples, draw, more);
+  }
+  all.function_samples = std::move(joined);
+}
+
 void Join(client::Prediction& all, const client::Prediction& part) {
+  JoinFunctions(all, part);
   all.batch += part.batch;
   Append(all.mean, part.mean);
   Append(all.map_mean, part.map_mean);
   Append(all.functional_mean, part.functional_mean);
   Append(all.functional_variance, part.functional_variance);
   Append(all.functional_covariance, part.functional_covariance);
+  Append(all.variance_outputs, part.variance_outputs);
+  Append(all.left_out_probability, part.left_out_probability);
+  Append(all.left_out_bound, part.left_out_bound);
   Append(all.epistemic, part.epistemic);
   Append(all.aleatoric, part.aleatoric);
   AppendScores(all.ood_scores, part.ood_scores);
+  all.estimated_flops += part.estimated_flops;
   AppendTiming(all.timing, part.timing);
 }
 
 void Join(client::Scores& all, const client::Scores& part) {
   AppendScores(all.ood_scores, part.ood_scores);
+  all.estimated_flops += part.estimated_flops;
   AppendTiming(all.timing, part.timing);
 }
 
@@ -53,11 +78,42 @@ client::PredictRequest WithoutInputs(const client::PredictRequest& request) {
           request.prior_precision,
           request.link_approx,
           request.ood_scores,
-          request.return_covariance};
+          request.return_covariance,
+          request.variance_mode,
+          request.top_classes,
+          request.samples,
+          request.seed,
+          request.temperature,
+          request.return_joint_covariance,
+          request.return_samples};
 }
 
 client::ScoreRequest WithoutInputs(const client::ScoreRequest& request) {
-  return {request.model, request.version, {}, request.ood_scores};
+  return {request.model,         request.version, {},          request.ood_scores,
+          request.variance_mode, request.samples, request.seed};
+}
+
+// The mode that answered the first rows answers them all: what the server chooses may depend on how
+// many there are.
+void KeepMode(const client::Prediction& first, client::PredictRequest& part) {
+  if (part.variance_mode != client::VarianceMode::kDefault &&
+      part.variance_mode != client::VarianceMode::kAuto) {
+    return;
+  }
+  part.variance_mode = first.variance_mode;
+  if (first.variance_mode == client::VarianceMode::kSampled) return;
+  if (part.return_samples == 0) part.seed = 0;  // which would mean nothing
+}
+
+void KeepMode(const client::Scores& first, client::ScoreRequest& part) {
+  if (part.variance_mode != client::VarianceMode::kDefault &&
+      part.variance_mode != client::VarianceMode::kAuto) {
+    return;
+  }
+  part.variance_mode = first.variance_mode;
+  const bool draws = first.variance_mode == client::VarianceMode::kSampled ||
+                     first.variance_mode == client::VarianceMode::kDefault;
+  if (!draws) part.seed = 0;
 }
 
 template <typename Answer, typename Request, typename Call>
@@ -70,7 +126,10 @@ absl::StatusOr<Answer> InBatches(const Request& request, int64_t batch_size,
     Request part = WithoutInputs(request);
     part.inputs = SliceRows(request.inputs, row, count);
     // The version that answered first answers them all.
-    if (row > 0) part.version = all.version;
+    if (row > 0) {
+      part.version = all.version;
+      KeepMode(all, part);
+    }
     absl::StatusOr<Answer> answer = call(part);
     if (!answer.ok()) return answer.status();
     if (row == 0) {
@@ -91,6 +150,11 @@ absl::StatusOr<Answer> InBatches(const Request& request, int64_t batch_size,
 absl::StatusOr<client::Prediction> PredictRows(const client::Client& client,
                                                const client::PredictRequest& request,
                                                int64_t batch_size, const RowProgress& progress) {
+  if (request.return_joint_covariance && request.inputs.rows() > batch_size) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the joint covariance of ", request.inputs.rows(), " rows takes one call, got calls of ",
+        batch_size, " rows: raise the batch size or take fewer rows"));
+  }
   return InBatches<client::Prediction>(
       request, batch_size, progress,
       [&](const client::PredictRequest& part) { return client.Predict(part); });

@@ -1,8 +1,9 @@
 // Predicts and scores any number of rows by calls of bounded size, and joins the answers.
 //
-// All answers must come from one posterior: ABORTED if another one is activated in between, because
-// rows could not be compared. Otherwise the errors of Client::Predict and Client::Score. Free
-// functions; thread-safe.
+// The joint covariance of more rows than one call takes is refused: INVALID_ARGUMENT. All answers
+// come in the mode of the first one, and must come from one posterior: ABORTED if another one is
+// activated in between, because rows could not be compared. Otherwise the errors of Client::Predict
+// and Client::Score. Free functions; thread-safe.
 #pragma once
 
 #include <cstdint>

@@ -10,6 +10,7 @@
 #include "client/cli/input_options.h"
 #include "client/cli/json_output.h"
 #include "client/cli/metrics.h"
+#include "client/cli/mode_options.h"
 #include "client/cli/prediction_report.h"
 #include "client/cli/progress.h"
 #include "client/cli/table.h"
@@ -22,9 +23,22 @@ using client::Prediction;
 
 struct PredictOptions {
   InputOptions input;
+  ModeOptions mode;
+  int32_t top_classes = 0;
   std::string link;
   absl::optional<double> prior_precision;
+  absl::optional<double> temperature;
+  bool joint_covariance = false;
+  int32_t function_samples = 0;
 };
+
+client::LinkApprox ToLink(const std::string& name) {
+  if (name == "probit") return client::LinkApprox::kProbit;
+  if (name == "mc") return client::LinkApprox::kMonteCarlo;
+  if (name == "laplace-bridge") return client::LinkApprox::kLaplaceBridge;
+  if (name == "mean-field") return client::LinkApprox::kMeanField;
+  return client::LinkApprox::kDefault;
+}
 
 Json Metrics(const std::vector<float>& probabilities, int64_t classes,
              const std::vector<int64_t>& labels) {
@@ -66,6 +80,7 @@ absl::Status PrintPrediction(const Context& context, const PredictOptions& optio
     return absl::OkStatus();
   }
   Print(PredictionTable(model, prediction, labels, first_row));
+  Print(VarianceNote(prediction));
   if (!labels.empty()) Print("\n" + MetricsTable(map, laplace));
   if (targets && !HasMetrics(model)) {
     Print(absl::StrCat("\nnote: the labels of the input file are not used: ", NoMetrics(model),
@@ -82,6 +97,11 @@ absl::Status Predict(const Context& context, const PredictOptions& options) {
   if (!options.input.files.targets.empty() && !HasMetrics(*model)) {
     return absl::InvalidArgumentError(absl::StrCat("--labels: ", NoMetrics(*model)));
   }
+  if (!context.json && (options.joint_covariance || options.function_samples > 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.joint_covariance ? "--joint-covariance" : "--function-samples",
+                     ": a table has no room for it: add --output json"));
+  }
   absl::StatusOr<Examples> examples = ReadInput(options.input, *model);
   if (!examples.ok()) return examples.status();
 
@@ -91,8 +111,14 @@ absl::Status Predict(const Context& context, const PredictOptions& options) {
   request.inputs = std::move(examples->inputs);
   request.prior_precision = options.prior_precision;
   request.ood_scores = options.input.ood_scores;
-  if (options.link == "probit") request.link_approx = client::LinkApprox::kProbit;
-  if (options.link == "mc") request.link_approx = client::LinkApprox::kMonteCarlo;
+  request.link_approx = ToLink(options.link);
+  request.variance_mode = ToVarianceMode(options.mode.mode);
+  request.top_classes = options.top_classes;
+  request.samples = options.mode.samples;
+  request.seed = options.mode.seed;
+  request.temperature = options.temperature;
+  request.return_joint_covariance = options.joint_covariance;
+  request.return_samples = options.function_samples;
   absl::StatusOr<Prediction> prediction;
   {
     ProgressLine line("predicting");
@@ -118,12 +144,27 @@ void AddPredictVerb(CLI::App& app, Context& context) {
                    "True classes, for categorical models: .npy, .npz (array y, targets or labels) "
                    "or IDX (default: from the input file, if it has them)")
       ->type_name("FILE");
-  AddChoice(*verb, "--link", options->link, {"probit", "mc"},
+  AddChoice(*verb, "--link", options->link, {"probit", "mc", "laplace-bridge", "mean-field"},
             "How Gaussian outputs become probabilities (default probit)");
   verb->add_option_function<double>(
           "--prior-precision", [options](double value) { options->prior_precision = value; },
           "Prior precision for this request only (default the posterior's)")
       ->type_name("X");
+  verb->add_option_function<double>(
+          "--temperature", [options](double value) { options->temperature = value; },
+          "Temperature of the likelihood for this request only (default the posterior's)")
+      ->type_name("X");
+  AddModeOptions(*verb, {"auto", "exact", "top-classes", "sampled", "last-layer"}, options->mode);
+  verb->add_option("--top-classes", options->top_classes,
+                   "Classes of each row that have a variance with --mode top-classes (default 16)")
+      ->type_name("N")
+      ->check(Positive());
+  verb->add_flag("--joint-covariance", options->joint_covariance,
+                 "Add the covariance across all rows and outputs; one call, JSON only");
+  verb->add_option("--function-samples", options->function_samples,
+                   "Add the outputs of N functions drawn from the posterior; JSON only")
+      ->type_name("N")
+      ->check(Positive());
   SetExample(*verb,
              "Example:\n"
              "  laplace predict fashion_cnn --input t10k-images-idx3-ubyte.gz \\\n"

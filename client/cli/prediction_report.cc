@@ -1,5 +1,6 @@
 #include "client/cli/prediction_report.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <string>
@@ -139,6 +140,27 @@ std::string PredictionTable(const Model& model, const Prediction& prediction,
       return LabelTable(model, prediction, first_row);
     default:
       return RegressionTable(prediction, first_row);
+  }
+}
+
+std::string VarianceNote(const Prediction& prediction) {
+  switch (prediction.variance_mode) {
+    case client::VarianceMode::kTopClasses: {
+      const auto worst =
+          std::max_element(prediction.left_out_bound.begin(), prediction.left_out_bound.end());
+      const double bound = worst == prediction.left_out_bound.end() ? 0 : *worst;
+      return absl::StrCat("\nvariances of the ", prediction.variance_width,
+                          " likeliest classes of each row only; the others together have at most ",
+                          Percent(bound), " of the probability in any row\n");
+    }
+    case client::VarianceMode::kSampled:
+      return absl::StrCat("\nvariances over ", prediction.samples,
+                          " functions drawn from the posterior, each to ",
+                          Percent(prediction.variance_relative_error), " (standard error)\n");
+    case client::VarianceMode::kLastLayer:
+      return "\nvariances of the last layer's parameters alone\n";
+    default:
+      return "";
   }
 }
 

@@ -15,6 +15,9 @@ namespace laplace::cli {
 std::string PredictionTable(const client::Model& model, const client::Prediction& prediction,
                             const std::vector<int64_t>& labels, int64_t first_row);
 
+// What is not exact about the variances, in lines below the table; empty if nothing is.
+std::string VarianceNote(const client::Prediction& prediction);
+
 // "accuracy", "nll" and "ece" of the plain network and of the posterior.
 std::string MetricsTable(const Json& map, const Json& laplace);
 

@@ -10,6 +10,7 @@
 #include "client/cli/context.h"
 #include "client/cli/input_options.h"
 #include "client/cli/json_output.h"
+#include "client/cli/mode_options.h"
 #include "client/cli/progress.h"
 #include "client/cli/table.h"
 
@@ -33,11 +34,14 @@ std::string ScoreText(const client::Scores& scores, int64_t first_row) {
     table.AddRow(cells);
   }
   std::string text = table.ToString() + "\n";
+  const bool calibrated = scores.variance_mode != client::VarianceMode::kSampled &&
+                          scores.variance_mode != client::VarianceMode::kLastLayer;
   for (const client::OodScore& score : scores.ood_scores) {
     if (!score.threshold) {
-      absl::StrAppend(&text, score.name,
-                      ": no threshold, because the posterior was fitted without ",
-                      "validation data\n");
+      absl::StrAppend(&text, score.name, ": no threshold, because ",
+                      calibrated ? "the posterior was fitted without validation data"
+                                 : "thresholds are calibrated for the mode exact",
+                      "\n");
       continue;
     }
     const int64_t flagged = std::count(score.is_ood.begin(), score.is_ood.end(), true);
@@ -49,7 +53,11 @@ std::string ScoreText(const client::Scores& scores, int64_t first_row) {
   return text;
 }
 
-absl::Status Score(const Context& context, const InputOptions& options) {
+struct ScoreOptions : InputOptions {
+  ModeOptions mode;
+};
+
+absl::Status Score(const Context& context, const ScoreOptions& options) {
   auto client = context.Connect();
   if (!client.ok()) return client.status();
   const auto model = GetReadyModel(**client, options.model);
@@ -62,6 +70,9 @@ absl::Status Score(const Context& context, const InputOptions& options) {
   request.version = options.model.version;
   request.inputs = std::move(examples->inputs);
   request.ood_scores = options.ood_scores;
+  request.variance_mode = ToVarianceMode(options.mode.mode);
+  request.samples = options.mode.samples;
+  request.seed = options.mode.seed;
   absl::StatusOr<client::Scores> scores;
   {
     ProgressLine line("scoring");
@@ -85,8 +96,9 @@ absl::Status Score(const Context& context, const InputOptions& options) {
 void AddScoreVerb(CLI::App& app, Context& context) {
   CLI::App* verb = app.add_subcommand(
       "score", "Score inputs for being out-of-distribution (higher means more so)");
-  const auto options = std::make_shared<InputOptions>();
+  const auto options = std::make_shared<ScoreOptions>();
   AddInputOptions(*verb, *options);
+  AddModeOptions(*verb, {"auto", "exact", "sampled", "last-layer"}, options->mode);
   SetExample(*verb,
              "Example:\n  laplace score fashion_cnn --input new.npz --ood-score msp,variance");
   verb->callback([&context, options] {

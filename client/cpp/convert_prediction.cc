@@ -68,6 +68,22 @@ absl::Status ReadTensor(const v1::Tensor& tensor, const std::vector<int64_t>& sh
   return absl::OkStatus();
 }
 
+// The values of an int64 tensor whose shape must be `shape`.
+absl::Status ReadTensor(const v1::Tensor& tensor, const std::vector<int64_t>& shape,
+                        const char* field, std::vector<int64_t>& values) {
+  const std::vector<int64_t> got(tensor.shape().begin(), tensor.shape().end());
+  const absl::StatusOr<int64_t> count = NumElements(shape);
+  if (!count.ok() || got != shape || tensor.dtype() != v1::DATA_TYPE_INT64 ||
+      tensor.raw_values().size() != *count * sizeof(int64_t)) {
+    return Malformed(
+        field, absl::StrCat("expected int64 of shape ", ShapeString(shape), ", got ",
+                            v1::DataType_Name(tensor.dtype()), " of shape ", ShapeString(got)));
+  }
+  values.resize(static_cast<size_t>(*count));
+  std::memcpy(values.data(), tensor.raw_values().data(), tensor.raw_values().size());
+  return absl::OkStatus();
+}
+
 template <typename Field>
 absl::Status ReadScores(const Field& messages, int64_t batch, std::vector<OodScore>& scores) {
   for (const v1::OodScore& message : messages) {
@@ -95,9 +111,43 @@ v1::LinkApprox ToProto(LinkApprox link) {
       return v1::LINK_APPROX_PROBIT;
     case LinkApprox::kMonteCarlo:
       return v1::LINK_APPROX_MC;
+    case LinkApprox::kLaplaceBridge:
+      return v1::LINK_APPROX_LAPLACE_BRIDGE;
+    case LinkApprox::kMeanField:
+      return v1::LINK_APPROX_MEAN_FIELD;
     default:
       return v1::LINK_APPROX_UNSPECIFIED;
   }
+}
+
+constexpr std::pair<VarianceMode, v1::VarianceMode> kVarianceModes[] = {
+    {VarianceMode::kDefault, v1::VARIANCE_MODE_UNSPECIFIED},
+    {VarianceMode::kAuto, v1::VARIANCE_MODE_AUTO},
+    {VarianceMode::kExact, v1::VARIANCE_MODE_EXACT},
+    {VarianceMode::kTopClasses, v1::VARIANCE_MODE_TOP_CLASSES},
+    {VarianceMode::kSampled, v1::VARIANCE_MODE_SAMPLED},
+    {VarianceMode::kLastLayer, v1::VARIANCE_MODE_LAST_LAYER}};
+
+v1::VarianceMode ToProto(VarianceMode mode) {
+  for (const auto& [ours, theirs] : kVarianceModes) {
+    if (ours == mode) return theirs;
+  }
+  return v1::VARIANCE_MODE_UNSPECIFIED;
+}
+
+VarianceMode FromProto(v1::VarianceMode mode) {
+  for (const auto& [ours, theirs] : kVarianceModes) {
+    if (theirs == mode) return ours;
+  }
+  return VarianceMode::kDefault;
+}
+
+void ReadMode(const v1::PredictResponse& response, Prediction& prediction) {
+  prediction.variance_mode = FromProto(response.variance_mode());
+  prediction.top_classes = response.top_classes();
+  prediction.samples = response.samples();
+  prediction.variance_relative_error = response.variance_relative_error();
+  prediction.estimated_flops = response.estimated_flops();
 }
 
 }  // namespace
@@ -113,6 +163,13 @@ absl::StatusOr<v1::PredictRequest> ToProto(const PredictRequest& request) {
   message.set_link_approx(ToProto(request.link_approx));
   message.mutable_ood_scores()->Add(request.ood_scores.begin(), request.ood_scores.end());
   message.set_return_covariance(request.return_covariance);
+  message.set_variance_mode(ToProto(request.variance_mode));
+  message.set_top_classes(request.top_classes);
+  message.set_samples(request.samples);
+  message.set_seed(request.seed);
+  if (request.temperature) message.set_temperature(*request.temperature);
+  message.set_return_joint_covariance(request.return_joint_covariance);
+  message.set_return_samples(request.return_samples);
   return message;
 }
 
@@ -124,6 +181,9 @@ absl::StatusOr<v1::ScoreRequest> ToProto(const ScoreRequest& request) {
     return status;
   }
   message.mutable_ood_scores()->Add(request.ood_scores.begin(), request.ood_scores.end());
+  message.set_variance_mode(ToProto(request.variance_mode));
+  message.set_samples(request.samples);
+  message.set_seed(request.seed);
   return message;
 }
 
@@ -133,6 +193,8 @@ absl::StatusOr<Prediction> FromProto(const v1::PredictResponse& response) {
   prediction.version = response.version();
   prediction.posterior_id = response.posterior_id();
   prediction.prior_precision = response.prior_precision();
+  prediction.temperature = response.temperature();
+  ReadMode(response, prediction);
   prediction.timing = {response.timing().queue_seconds(), response.timing().compute_seconds()};
   if (response.mean().shape_size() != 2) return Malformed("mean", "expected shape [B, C]");
   const int64_t batch = prediction.batch = response.mean().shape(0);
@@ -148,19 +210,47 @@ absl::StatusOr<Prediction> FromProto(const v1::PredictResponse& response) {
     std::vector<float>& values;
   };
   const std::vector<int64_t> matrix = {batch, outputs};
+  const int64_t width = prediction.variance_width = response.variance_outputs().shape_size() == 2
+                                                        ? response.variance_outputs().shape(1)
+                                                        : outputs;
   std::vector<Part> parts = {
       {response.mean(), matrix, "mean", prediction.mean},
       {response.map_mean(), matrix, "map_mean", prediction.map_mean},
       {response.functional_mean(), matrix, "functional_mean", prediction.functional_mean},
-      {response.functional_variance(), matrix, "functional_variance",
+      {response.functional_variance(),
+       {batch, width},
+       "functional_variance",
        prediction.functional_variance},
       {response.epistemic(), split_shape, "epistemic", prediction.epistemic},
       {response.aleatoric(), split_shape, "aleatoric", prediction.aleatoric}};
   if (response.has_functional_covariance()) {
     parts.push_back({response.functional_covariance(),
-                     {batch, outputs, outputs},
+                     {batch, width, width},
                      "functional_covariance",
                      prediction.functional_covariance});
+  }
+  if (response.has_joint_covariance()) {
+    parts.push_back({response.joint_covariance(),
+                     {batch, outputs, batch, outputs},
+                     "joint_covariance",
+                     prediction.joint_covariance});
+  }
+  if (response.has_function_samples()) {
+    const v1::Tensor& samples = response.function_samples();
+    const int64_t draws = samples.shape_size() == 3 ? samples.shape(0) : 0;
+    parts.push_back(
+        {samples, {draws, batch, outputs}, "function_samples", prediction.function_samples});
+  }
+  if (response.has_variance_outputs()) {
+    parts.push_back({response.left_out_probability(),
+                     {batch},
+                     "left_out_probability",
+                     prediction.left_out_probability});
+    parts.push_back(
+        {response.left_out_bound(), {batch}, "left_out_bound", prediction.left_out_bound});
+    const absl::Status status = ReadTensor(response.variance_outputs(), {batch, width},
+                                           "variance_outputs", prediction.variance_outputs);
+    if (!status.ok()) return status;
   }
   for (const Part& part : parts) {
     const absl::Status status = ReadTensor(part.tensor, part.shape, part.field, part.values);
@@ -179,6 +269,9 @@ absl::StatusOr<Scores> FromProto(const v1::ScoreResponse& response) {
   scores.version = response.version();
   scores.posterior_id = response.posterior_id();
   scores.timing = {response.timing().queue_seconds(), response.timing().compute_seconds()};
+  scores.variance_mode = FromProto(response.variance_mode());
+  scores.samples = response.samples();
+  scores.estimated_flops = response.estimated_flops();
   const int64_t batch = response.ood_scores_size() ? response.ood_scores(0).values_size() : 0;
   if (absl::Status status = ReadScores(response.ood_scores(), batch, scores.ood_scores);
       !status.ok()) {

@@ -20,7 +20,9 @@ using DType = ::laplaced::DType;
 
 enum class Likelihood { kUnspecified, kCategorical, kGaussian, kBernoulli };
 enum class ModelState { kUnspecified, kAvailable, kReady, kFailed };
-enum class LinkApprox { kDefault, kProbit, kMonteCarlo };
+enum class LinkApprox { kDefault, kProbit, kMonteCarlo, kLaplaceBridge, kMeanField };
+// kDefault of a request is kAuto; of an answer, that no variance was needed.
+enum class VarianceMode { kDefault, kAuto, kExact, kTopClasses, kSampled, kLastLayer };
 
 // A model of the server. Version 0 in calls means the highest one: loaded, or in the repository for
 // LoadModel.
@@ -66,6 +68,13 @@ struct PredictRequest {
   LinkApprox link_approx = LinkApprox::kDefault;
   std::vector<std::string> ood_scores = {};  // empty: the posterior's default score
   bool return_covariance = false;
+  VarianceMode variance_mode = VarianceMode::kDefault;
+  int32_t top_classes = 0;  // m of kTopClasses; 0: 16
+  int32_t samples = 0;      // s of kSampled; 0: 64
+  uint64_t seed = 0;        // of the functions that kSampled and return_samples draw
+  absl::optional<double> temperature = {};
+  bool return_joint_covariance = false;
+  int32_t return_samples = 0;  // S, functions drawn from the posterior
 };
 
 struct ScoreRequest {
@@ -73,6 +82,9 @@ struct ScoreRequest {
   int64_t version = 0;
   Array inputs = {};                         // [B, input_shape...]
   std::vector<std::string> ood_scores = {};  // empty: the posterior's default score
+  VarianceMode variance_mode = VarianceMode::kDefault;
+  int32_t samples = 0;
+  uint64_t seed = 0;
 };
 
 // Seconds spent in the server.
@@ -85,7 +97,8 @@ struct Timing {
 struct OodScore {
   std::string name;
   std::vector<double> values;        // [B]
-  absl::optional<double> threshold;  // flagged above it; absent without calibration data
+  absl::optional<double> threshold;  // flagged above it; absent without calibration data, or in
+                                     // another mode than it was calibrated in
   std::vector<bool> is_ood;          // [B], empty without a threshold
   double target_id_rate = 0;
 };
@@ -99,12 +112,26 @@ struct Prediction {
   std::vector<float> mean;                   // [B, C]
   std::vector<float> map_mean;               // [B, C], the plain network
   std::vector<float> functional_mean;        // [B, C]
-  std::vector<float> functional_variance;    // [B, C]
-  std::vector<float> functional_covariance;  // [B, C, C], empty unless asked for
+  int64_t variance_width = 0;                // R: m in kTopClasses, C otherwise
+  std::vector<float> functional_variance;    // [B, R]
+  std::vector<float> functional_covariance;  // [B, R, R], empty unless asked for
   std::vector<float> epistemic;              // [B] categorical, [B, C] otherwise
   std::vector<float> aleatoric;              // likewise
   std::vector<OodScore> ood_scores;
   double prior_precision = 0;
+  double temperature = 0;
+  VarianceMode variance_mode = VarianceMode::kDefault;  // the one that ran
+  int32_t top_classes = 0;                              // m
+  int32_t samples = 0;                                  // s
+  double variance_relative_error = 0;                   // kSampled only
+  double estimated_flops = 0;
+  // kTopClasses only: which outputs the variances belong to, [B, R], what is left out, [B], and how
+  // much that is at the most, [B].
+  std::vector<int64_t> variance_outputs;
+  std::vector<float> left_out_probability;
+  std::vector<float> left_out_bound;
+  std::vector<float> joint_covariance;  // [B, C, B, C], empty unless asked for
+  std::vector<float> function_samples;  // [S, B, C], empty unless asked for
   Timing timing;
 };
 
@@ -113,6 +140,9 @@ struct Scores {
   int64_t version = 0;
   std::string posterior_id;
   std::vector<OodScore> ood_scores;
+  VarianceMode variance_mode = VarianceMode::kDefault;
+  int32_t samples = 0;
+  double estimated_flops = 0;
   Timing timing;
 };
 

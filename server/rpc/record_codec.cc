@@ -71,8 +71,8 @@ int64_t VarianceOutputs(const Prediction& prediction) {
 
 void FillTopClasses(const Prediction& prediction, v1::PredictResponse* response) {
   const int64_t b = prediction.batch;
-  FillTensor(prediction.variance_outputs, {b, VarianceOutputs(prediction)},
-             response->mutable_variance_outputs());
+  FillInt64Tensor(prediction.variance_outputs, {b, VarianceOutputs(prediction)},
+                  response->mutable_variance_outputs());
   FillTensor(prediction.left_out_probability, {b}, response->mutable_left_out_probability());
   FillTensor(prediction.left_out_bound, {b}, response->mutable_left_out_bound());
 }

@@ -131,8 +131,8 @@ void FillTensor(const std::vector<float>& values, const std::vector<int64_t>& sh
   tensor->mutable_float32_values()->Assign(values.begin(), values.end());
 }
 
-void FillTensor(const std::vector<int64_t>& values, const std::vector<int64_t>& shape,
-                Tensor* tensor) {
+void FillInt64Tensor(const std::vector<int64_t>& values, const std::vector<int64_t>& shape,
+                     Tensor* tensor) {
   tensor->set_dtype(laplace::v1::DATA_TYPE_INT64);
   tensor->mutable_shape()->Assign(shape.begin(), shape.end());
   tensor->set_raw_values(values.data(), values.size() * sizeof(int64_t));

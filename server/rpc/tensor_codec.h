@@ -29,7 +29,7 @@ absl::StatusOr<ArrayView> ViewTensor(const laplace::v1::Tensor& tensor, const st
 void FillTensor(const std::vector<float>& values, const std::vector<int64_t>& shape,
                 laplace::v1::Tensor* tensor);
 // Fills an INT64 tensor, likewise.
-void FillTensor(const std::vector<int64_t>& values, const std::vector<int64_t>& shape,
-                laplace::v1::Tensor* tensor);
+void FillInt64Tensor(const std::vector<int64_t>& values, const std::vector<int64_t>& shape,
+                     laplace::v1::Tensor* tensor);
 
 }  // namespace laplaced

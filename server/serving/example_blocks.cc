@@ -32,7 +32,14 @@ at::Tensor PadToPowerOfTwo(const at::Tensor& x) {
 
 }  // namespace
 
-int64_t JacobianBlock(const Network& network) { return PowerOfTwoUpTo(ExamplesPerStep(network)); }
+int64_t JacobianBlock(const Network& network) {
+  return JacobianBlock(network, network.n_outputs());
+}
+
+int64_t JacobianBlock(const Network& network, int64_t rows) {
+  return PowerOfTwoUpTo(
+      std::min(kForwardBlock, ExamplesPerStep(network) * network.n_outputs() / rows));
+}
 
 int64_t ForwardModeBlock(const Network& network, const CapturePlan& plan) {
   constexpr int64_t kBytes = int64_t{1} << 28, kCopies = 4;

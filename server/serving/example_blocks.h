@@ -21,8 +21,9 @@ namespace laplaced {
 inline constexpr int64_t kForwardBlock = 64;  // examples of a forward pass
 
 // Examples of a block whose Jacobians are needed: the largest power of two that ExamplesPerStep
-// allows.
+// allows, more of them where only `rows` of an example's C outputs are.
 int64_t JacobianBlock(const Network& network);
+int64_t JacobianBlock(const Network& network, int64_t rows);
 
 // Examples of a forward-mode pass: as many as activations, tangents and graph leave room for.
 int64_t ForwardModeBlock(const Network& network, const CapturePlan& plan);

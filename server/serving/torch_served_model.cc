@@ -221,11 +221,13 @@ absl::Status TorchServedModel::PredictFromJacobians(const Job& job, const Poster
   request.covariance_at.insert(request.covariance_at.begin(), posterior.precisions());
   request.parameters = job.Parameters(*this);
   const bool scores_share_it = request.covariance_at.size() == 1;
-  const int64_t block_size = JacobianBlock(model_->network);
+  const bool top_classes = job.plan.mode == VarianceMode::kTopClasses;
+  const int64_t block_size =
+      JacobianBlock(model_->network, top_classes ? job.plan.top_classes : out.outputs);
   for (int64_t begin = 0; begin < out.batch; begin += block_size) {
     LAPLACED_RETURN_IF_ERROR(job.draws.context.Check());
     const int64_t count = std::min(block_size, out.batch - begin);
-    if (job.plan.mode == VarianceMode::kTopClasses) {
+    if (top_classes) {
       const at::Tensor f = ForwardBlock(*model_, job.raw, begin, count);
       request.outputs = std::get<1>(f.topk(job.plan.top_classes, 1));
     }

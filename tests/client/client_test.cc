@@ -225,6 +225,48 @@ TEST(Predict, SendsTheRequestAndReadsTheAnswer) {
   EXPECT_EQ(sent.link_approx(), v1::LINK_APPROX_MC);
 }
 
+TEST(Predict, SendsTheModeAndReadsWhatComesWithIt) {
+  FakeServer server;
+  PredictRequest request;
+  request.model = "digits";
+  request.inputs = Pixels(std::string("\x01\x05\x02\xC8", 4));
+  request.link_approx = LinkApprox::kMeanField;
+  request.variance_mode = VarianceMode::kTopClasses;
+  request.top_classes = 1;
+  request.seed = 7;
+  request.temperature = 0.5;
+  request.return_samples = 2;
+  const auto client = ConnectTo(server, FastOptions());
+  const auto top = client->Predict(request);
+  ASSERT_TRUE(top.ok()) << top.status();
+  const v1::PredictRequest sent = server.LastPredict();
+  EXPECT_EQ(sent.link_approx(), v1::LINK_APPROX_MEAN_FIELD);
+  EXPECT_EQ(sent.variance_mode(), v1::VARIANCE_MODE_TOP_CLASSES);
+  EXPECT_EQ(sent.top_classes(), 1);
+  EXPECT_EQ(sent.seed(), 7u);
+  EXPECT_EQ(sent.return_samples(), 2);
+  EXPECT_EQ(top->variance_mode, VarianceMode::kTopClasses);
+  EXPECT_EQ(top->variance_width, 1);
+  EXPECT_EQ(top->temperature, 0.5);
+  EXPECT_THAT(top->functional_variance, ElementsAre(2, 2));
+  EXPECT_THAT(top->variance_outputs, ElementsAre(1, 1));
+  EXPECT_THAT(top->left_out_bound, ElementsAre(0.25f, 0.25f));
+  EXPECT_THAT(top->function_samples,
+              ElementsAre(5, 5, 5, 200, 200, 200, 1005, 1005, 1005, 1200, 1200, 1200));
+
+  request = {"digits", 0, request.inputs};
+  request.return_joint_covariance = true;
+  request.link_approx = LinkApprox::kLaplaceBridge;
+  request.variance_mode = VarianceMode::kLastLayer;
+  const auto joint = client->Predict(request);
+  ASSERT_TRUE(joint.ok()) << joint.status();
+  EXPECT_EQ(server.LastPredict().link_approx(), v1::LINK_APPROX_LAPLACE_BRIDGE);
+  EXPECT_FALSE(server.LastPredict().has_temperature());
+  EXPECT_EQ(joint->variance_mode, VarianceMode::kLastLayer);
+  EXPECT_EQ(joint->variance_width, 3);
+  EXPECT_EQ(joint->joint_covariance.size(), 36u);
+}
+
 TEST(Predict, ReadsUncertaintyPerOutputWhereTheModelHasIt) {
   FakeServer server;
   v1::PredictResponse response;

@@ -432,6 +432,64 @@ TEST_F(Command, PredictAnswersInJsonToo) {
   EXPECT_EQ(server_.LastPredict().link_approx(), v1::LINK_APPROX_MC);
 }
 
+TEST_F(Command, PredictTakesAModeAndSaysWhatItMeans) {
+  const std::string input = " --input " + DataFile();
+  const Outcome sampled =
+      Run("predict digits --mode sampled --samples 32 --seed 4 --temperature 2 "
+          "--link laplace-bridge --limit 2" +
+          input);
+  EXPECT_EQ(sampled.exit_code, 0) << sampled.err;
+  EXPECT_THAT(sampled.out, HasSubstr("variances over 32 functions drawn from the posterior, each "
+                                     "to 25.0 % (standard error)"));
+  const v1::PredictRequest sent = server_.LastPredict();
+  EXPECT_EQ(sent.variance_mode(), v1::VARIANCE_MODE_SAMPLED);
+  EXPECT_EQ(sent.samples(), 32);
+  EXPECT_EQ(sent.seed(), 4u);
+  EXPECT_EQ(sent.temperature(), 2);
+  EXPECT_EQ(sent.link_approx(), v1::LINK_APPROX_LAPLACE_BRIDGE);
+  const Outcome top = Run("predict digits --mode top-classes --top-classes 1 --limit 2" + input);
+  EXPECT_THAT(top.out, HasSubstr("variances of the 1 likeliest classes of each row only; the "
+                                 "others together have at most 25.0 %"));
+  const Json json = Json::parse(
+      Run("predict digits --mode top-classes --top-classes 1 --output json" + input).out);
+  EXPECT_EQ(json["variance"]["mode"], "top-classes");
+  EXPECT_EQ(json["rows"][3]["variance_outputs"], Json::array({1}));
+  EXPECT_EQ(json["rows"][3]["functional_variance"].size(), 1u);
+  EXPECT_EQ(json["rows"][3]["left_out_bound"], 0.25);
+  EXPECT_EQ(Run("predict digits --mode best" + input).exit_code, 2);
+}
+
+TEST_F(Command, FunctionsJoinAcrossCallsAndJointCovariancesDoNot) {
+  const std::string input = " --output json --input " + DataFile();
+  const Outcome outcome =
+      Run("predict digits --function-samples 2 --seed 3 --batch-size 3" + input);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(server_.Calls("Predict"), 2);
+  EXPECT_EQ(server_.LastPredict().variance_mode(), v1::VARIANCE_MODE_EXACT)
+      << "the mode that answered the first rows";
+  EXPECT_EQ(server_.LastPredict().seed(), 3u);
+  const Json rows = Json::parse(outcome.out)["rows"];
+  const int pixels[] = {5, 6, 200, 7};
+  for (size_t row = 0; row < 4; ++row) {
+    ASSERT_EQ(rows[row]["function_samples"].size(), 2u);
+    EXPECT_EQ(rows[row]["function_samples"][0],
+              Json::array({pixels[row], pixels[row], pixels[row]}));
+    EXPECT_EQ(rows[row]["function_samples"][1][2], 1000 + pixels[row]);
+  }
+  EXPECT_EQ(Json::parse(outcome.out)["variance"]["estimated_flops"], 2000);
+
+  const Outcome joint = Run("predict digits --joint-covariance --batch-size 4" + input);
+  EXPECT_EQ(joint.exit_code, 0) << joint.err;
+  // Output 1 of row 2 with output 0 of row 3.
+  EXPECT_EQ(Json::parse(joint.out)["joint_covariance"][2][1][3][0], (2 * 3 + 1) * 12 + 9);
+  const Outcome split = Run("predict digits --joint-covariance --batch-size 3" + input);
+  EXPECT_EQ(split.exit_code, 1);
+  EXPECT_THAT(split.err, HasSubstr("takes one call"));
+  const Outcome table = Run("predict digits --joint-covariance --input " + DataFile());
+  EXPECT_EQ(table.exit_code, 1);
+  EXPECT_THAT(table.err, HasSubstr("--output json"));
+}
+
 // One row of three independent labels.
 v1::PredictResponse LabelAnswer() {
   v1::PredictResponse response;

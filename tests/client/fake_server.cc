@@ -130,6 +130,46 @@ grpc::Status ErrorWithRetryDelay(grpc::StatusCode code, const std::string& messa
   return WithDetail(code, message, retry_info);
 }
 
+// What was asked for; the choice between the modes is EXACT.
+void AddMode(const v1::PredictRequest& request, const std::vector<uint8_t>& pixels,
+             v1::PredictResponse& response) {
+  const bool open = request.variance_mode() == v1::VARIANCE_MODE_UNSPECIFIED ||
+                    request.variance_mode() == v1::VARIANCE_MODE_AUTO;
+  response.set_variance_mode(open ? v1::VARIANCE_MODE_EXACT : request.variance_mode());
+  response.set_samples(request.samples());
+  response.set_variance_relative_error(request.samples() > 0 ? 0.25 : 0);
+  response.set_estimated_flops(1000);
+  response.set_temperature(request.has_temperature() ? request.temperature() : 1);
+  const int64_t rows = pixels.size() / 2;
+  if (request.variance_mode() == v1::VARIANCE_MODE_TOP_CLASSES) {
+    const std::vector<int64_t> outputs(rows, 1);
+    v1::Tensor& tensor = *response.mutable_variance_outputs();
+    tensor.set_dtype(v1::DATA_TYPE_INT64);
+    tensor.add_shape(rows);
+    tensor.add_shape(1);
+    tensor.set_raw_values(outputs.data(), outputs.size() * sizeof(int64_t));
+    response.set_top_classes(1);
+    response.clear_functional_variance();
+    SetFloats({rows, 1}, std::vector<float>(rows, 2), *response.mutable_functional_variance());
+    SetFloats({rows}, std::vector<float>(rows, 0.125f), *response.mutable_left_out_probability());
+    SetFloats({rows}, std::vector<float>(rows, 0.25f), *response.mutable_left_out_bound());
+  }
+  if (request.return_joint_covariance()) {
+    std::vector<float> joint(rows * 3 * rows * 3);
+    for (size_t i = 0; i < joint.size(); ++i) joint[i] = static_cast<float>(i);
+    SetFloats({rows, 3, rows, 3}, joint, *response.mutable_joint_covariance());
+  }
+  if (request.return_samples() > 0) {
+    std::vector<float> samples;
+    for (int64_t draw = 0; draw < request.return_samples(); ++draw) {
+      for (int64_t row = 0; row < rows; ++row) {
+        samples.insert(samples.end(), 3, static_cast<float>(1000 * draw + pixels[2 * row + 1]));
+      }
+    }
+    SetFloats({request.return_samples(), rows, 3}, samples, *response.mutable_function_samples());
+  }
+}
+
 struct FakeServer::State final : v1::ModelService::Service,
                                  v1::PosteriorService::Service,
                                  v1::OperationService::Service,
@@ -442,6 +482,7 @@ grpc::Status FakeServer::State::Predict(grpc::ServerContext* context,
   SetFloats({rows}, std::vector<float>(rows, 0.25f), *response->mutable_epistemic());
   SetFloats({rows}, std::vector<float>(rows, 0.75f), *response->mutable_aleatoric());
   AddVariance(pixels, *response);
+  AddMode(*request, pixels, *response);
   return Known(request->model());
 }
 

@@ -4,7 +4,8 @@
 // Implements the generated services on a free local port. It knows one model, `digits/3` (two
 // pixels in, three classes out, uint8 allowed), and one posterior of it. Predictions: class (first
 // pixel mod 3) with probability 0.8, plain network 0.9; the score `variance` of a row is its second
-// pixel, flagged above 100. Thread-safe; lives until it is destroyed.
+// pixel, flagged above 100. Function samples are the draw's number times 1000 plus the row's second
+// pixel. Thread-safe; lives until it is destroyed.
 #pragma once
 
 #include <grpcpp/grpcpp.h>

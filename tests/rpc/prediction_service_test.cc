@@ -80,6 +80,50 @@ TEST(PredictionServiceTest, RawValuesMeanTheSameAsFloats) {
   EXPECT_THAT(response.mean().float32_values(), ElementsAre(1, 1, 1, 3, 3, 3));
 }
 
+TEST(PredictionServiceTest, ModeAndDrawsReachTheModelAndComeBack) {
+  TestServer server;
+  v1::PredictRequest request = GoodPredictRequest();
+  request.set_variance_mode(v1::VARIANCE_MODE_TOP_CLASSES);
+  request.set_top_classes(2);
+  request.set_temperature(0.5);
+  request.set_return_samples(4);
+  request.set_seed(9);
+  v1::PredictResponse response;
+  grpc::Status status = Predict(server, request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.variance_mode(), v1::VARIANCE_MODE_TOP_CLASSES);
+  EXPECT_EQ(response.top_classes(), 2);
+  EXPECT_EQ(response.temperature(), 0.5);
+  EXPECT_EQ(response.estimated_flops(), 1e6);
+  EXPECT_THAT(response.functional_variance().shape(), ElementsAre(2, 2));
+  EXPECT_THAT(response.variance_outputs().shape(), ElementsAre(2, 2));
+  EXPECT_EQ(response.variance_outputs().dtype(), v1::DATA_TYPE_INT64);
+  EXPECT_EQ(response.variance_outputs().raw_values().size(), 4 * sizeof(int64_t));
+  EXPECT_THAT(response.left_out_probability().float32_values(), ElementsAre(0.125f, 0.125f));
+  EXPECT_THAT(response.left_out_bound().float32_values(), ElementsAre(0.25f, 0.25f));
+  EXPECT_THAT(response.function_samples().shape(), ElementsAre(4, 2, 3));
+  EXPECT_EQ(response.function_samples().float32_values(0), 9);
+
+  request = GoodPredictRequest();
+  request.set_return_joint_covariance(true);
+  response.Clear();
+  ASSERT_TRUE(Predict(server, request, &response).ok());
+  EXPECT_EQ(response.variance_mode(), v1::VARIANCE_MODE_EXACT);
+  EXPECT_THAT(response.joint_covariance().shape(), ElementsAre(2, 3, 2, 3));
+  EXPECT_FALSE(response.has_variance_outputs());
+  EXPECT_FALSE(response.has_function_samples());
+
+  v1::ScoreRequest score;
+  score.set_model("net");
+  *score.mutable_inputs() = MakeTensor({1, 2}, {1, 2});
+  score.set_variance_mode(v1::VARIANCE_MODE_SAMPLED);
+  score.set_samples(8);
+  v1::ScoreResponse scored;
+  ASSERT_TRUE(Call(*server.predictions, &PredictionStub::Score, score, &scored).ok());
+  EXPECT_EQ(scored.variance_mode(), v1::VARIANCE_MODE_SAMPLED);
+  EXPECT_EQ(scored.samples(), 8);
+}
+
 TEST(PredictionServiceTest, ZeroEnumMeansTheDefault) {
   TestServer server;
   v1::PredictRequest request = GoodPredictRequest();
@@ -117,6 +161,17 @@ TEST(PredictionServiceTest, RefusesAnAnswerThatCouldNotBeSent) {
   EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(test_support::BadFieldOf(status), "return_covariance");
   EXPECT_THAT(status.error_message(), HasSubstr("fewer examples"));
+
+  // Whatever takes the most room is named.
+  request = GoodPredictRequest();
+  request.set_return_covariance(true);
+  request.set_return_samples(1000);
+  EXPECT_EQ(test_support::BadFieldOf(Predict(server, request, &response)), "return_samples");
+  request = GoodPredictRequest();
+  *request.mutable_inputs() = MakeTensor({20, 2}, std::vector<float>(40, 0));
+  request.set_return_joint_covariance(true);
+  EXPECT_EQ(test_support::BadFieldOf(Predict(server, request, &response)),
+            "return_joint_covariance");
 }
 
 TEST(PredictionServiceTest, RefusesAMessageThatIsTooLarge) {

@@ -50,6 +50,8 @@ class FakeServedModel : public ServedModel {
     prediction.batch = inputs.shape[0];
     prediction.outputs = info_.n_outputs;
     prediction.prior_precision = options.prior_precision.value_or(1);
+    prediction.temperature = options.temperature.value_or(1);
+    FillVariance(options, prediction);
     const size_t size = static_cast<size_t>(prediction.batch * prediction.outputs);
     // The first input of each example, so that a test can tell whose answer it got.
     const float* values = static_cast<const float*>(inputs.data);
@@ -60,6 +62,10 @@ class FakeServedModel : public ServedModel {
       part->assign(size, options.link_approx == LinkApprox::kMonteCarlo ? 2.0f : 1.0f);
     }
     if (options.return_covariance) prediction.functional_covariance.assign(size * 3, 0.5f);
+    if (options.variance_mode == VarianceMode::kTopClasses) {
+      prediction.functional_variance.resize(
+          static_cast<size_t>(prediction.batch * options.top_classes));
+    }
     prediction.epistemic.assign(static_cast<size_t>(prediction.batch), 0.25f);
     prediction.aleatoric = prediction.epistemic;
     prediction.scores = ScoresOf(inputs, options.ood_scores);
@@ -70,10 +76,34 @@ class FakeServedModel : public ServedModel {
                                const ComputeContext& context) const override {
     const absl::Status status = on_compute_(context);
     if (!status.ok()) return status;
-    return Scores{posterior_id(), ScoresOf(inputs, options.ood_scores)};
+    VarianceReport variance;
+    variance.mode = options.variance_mode;
+    variance.samples = options.samples;
+    return Scores{posterior_id(), ScoresOf(inputs, options.ood_scores), variance};
   }
 
  private:
+  // What was asked for, with values that tell what it was made for.
+  static void FillVariance(const PredictOptions& options, Prediction& prediction) {
+    const int64_t b = prediction.batch, c = prediction.outputs;
+    const bool top = options.variance_mode == VarianceMode::kTopClasses;
+    prediction.variance.mode =
+        options.variance_mode == VarianceMode::kAuto ? VarianceMode::kExact : options.variance_mode;
+    prediction.variance.samples = options.samples;
+    prediction.variance.estimated_flops = 1e6;
+    if (top) {
+      prediction.variance.top_classes = options.top_classes;
+      prediction.variance_outputs.assign(static_cast<size_t>(b * options.top_classes), 2);
+      prediction.left_out_probability.assign(static_cast<size_t>(b), 0.125f);
+      prediction.left_out_bound.assign(static_cast<size_t>(b), 0.25f);
+    }
+    if (options.return_joint_covariance) {
+      prediction.joint_covariance.assign(static_cast<size_t>(b * c * b * c), 0.5f);
+    }
+    prediction.function_samples.assign(static_cast<size_t>(options.return_samples * b * c),
+                                       static_cast<float>(options.seed));
+  }
+
   absl::Status Check(const ArrayView& inputs, const std::vector<std::string>& scores) const {
     if (info_.active_posterior_id.empty()) {
       return absl::FailedPreconditionError(
