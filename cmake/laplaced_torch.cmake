@@ -1,6 +1,8 @@
 # LibTorch with its precompiled header, and the check that OpenBLAS serves it.
 
 find_package(Torch REQUIRED)
+# at::parallel_for is inline: in code that is compiled without OpenMP it runs on one thread, without a word.
+find_package(OpenMP REQUIRED)
 
 # Debian's LibTorch calls whatever is behind libblas.so.3. Reference BLAS there is about 40 times slower, and the pthread
 # build of OpenBLAS brings a second thread pool that fights LibTorch's.
@@ -28,7 +30,7 @@ endforeach()
 unset(CMAKE_REQUIRED_LIBRARIES)
 
 add_library(laplaced_torch_pch STATIC ${PROJECT_SOURCE_DIR}/server/model/torch_pch.cc)
-target_link_libraries(laplaced_torch_pch PUBLIC ${TORCH_LIBRARIES} PRIVATE laplaced_warnings)
+target_link_libraries(laplaced_torch_pch PUBLIC ${TORCH_LIBRARIES} OpenMP::OpenMP_CXX PRIVATE laplaced_warnings)
 target_include_directories(laplaced_torch_pch SYSTEM PUBLIC ${TORCH_INCLUDE_DIRS})
 set_target_properties(laplaced_torch_pch PROPERTIES POSITION_INDEPENDENT_CODE OFF)
 target_compile_options(laplaced_torch_pch PRIVATE -fPIC -pthread)

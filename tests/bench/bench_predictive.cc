@@ -250,7 +250,7 @@ void Register(const BenchNetwork& net) {
           });
     }
   }
-  for (int64_t batch : {1, 8}) {
+  for (int64_t batch : {1, 8, 32}) {
     const std::string suffix = "/" + net.name + "/K:50/batch:" + std::to_string(batch);
     Add("jacrev" + suffix,
         [&net, batch](benchmark::State& s) { FullJacobian(s, net, batch, JacobiansByJacrev); });
