@@ -3,9 +3,20 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+
 #include "server/linalg/tile_kernels.h"
 
 namespace laplaced {
+namespace {
+
+// Rows of `numel` numbers that are worth waking another thread for.
+int64_t Grain(int64_t numel) {
+  constexpr int64_t kNumbers = 1 << 17;
+  return std::max<int64_t>(1, kNumbers / std::max<int64_t>(1, numel));
+}
+
+}  // namespace
 
 at::Tensor GradientThroughRelu(const at::Tensor& y, const at::Tensor& grads, bool in_place) {
   const at::Tensor from = grads.contiguous(), gate = y.contiguous();
@@ -14,7 +25,7 @@ at::Tensor GradientThroughRelu(const at::Tensor& y, const at::Tensor& grads, boo
   AT_DISPATCH_FLOATING_TYPES(from.scalar_type(), "GradientThroughRelu", [&] {
     const scalar_t* g = from.data_ptr<scalar_t>();
     scalar_t* result = to.data_ptr<scalar_t>();
-    at::parallel_for(0, from.size(0), 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, from.size(0), Grain(n), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         Kernels<scalar_t>().gate(n, gate.data_ptr<scalar_t>(), g + r * n, result + r * n);
       }
@@ -32,7 +43,7 @@ at::Tensor ScaledChannels(const at::Tensor& factors, const at::Tensor& grads, bo
   AT_DISPATCH_FLOATING_TYPES(from.scalar_type(), "ScaledChannels", [&] {
     const scalar_t* g = from.data_ptr<scalar_t>();
     scalar_t* result = to.data_ptr<scalar_t>();
-    at::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, images, Grain(numel), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         Kernels<scalar_t>().scale_rows(channels, numel / channels, f.data_ptr<scalar_t>(),
                                        g + i * numel, result + i * numel);
@@ -53,7 +64,7 @@ at::Tensor SumOverPlaces(const at::Tensor& grads, const at::Tensor& x) {
     const scalar_t* from = g.data_ptr<scalar_t>();
     const scalar_t* factors = with.defined() ? with.data_ptr<scalar_t>() : nullptr;
     scalar_t* to = sums.data_ptr<scalar_t>();
-    at::parallel_for(0, b * seeds, 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, b * seeds, Grain(numel), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t e = i / seeds;
         Kernels<scalar_t>().sum_rows(

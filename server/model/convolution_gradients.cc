@@ -15,6 +15,11 @@ namespace {
 constexpr int64_t kTileBytes = 384
                                << 10;  // of Jacobians that are contracted at once: stays in cache
 
+// Images of `macs` multiply-adds each that are worth waking another thread for.
+int64_t Grain(int64_t macs) {
+  return std::max<int64_t>(1, kMacsForAThread / std::max<int64_t>(1, macs));
+}
+
 int64_t CeilDivide(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
 int64_t FloorDivide(int64_t a, int64_t b) { return -CeilDivide(-a, b); }
 
@@ -149,7 +154,7 @@ void InputGradient(const ConvolutionShape& s, const T* weight, const T* grads, i
       phases.push_back(MakePhase(s, plane, weight, py, px));
     }
   }
-  at::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, n, Grain(s.Macs()), [&](int64_t begin, int64_t end) {
     // Registers may read on beyond the last row.
     std::vector<T> padded(s.out * plane.Numel() + plane.size[1] + 2 * Kernels<T>().vector), scratch;
     for (int64_t i = begin; i < end; ++i) {
@@ -188,7 +193,7 @@ void PackImages(const ConvolutionShape& s, const T* inputs, int64_t images, T* p
     }
   }
   const int64_t group_numel = PanelCount<T>(s) * s.Places() * Kernels<T>().panel;
-  at::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, images, Grain(s.Macs()), [&](int64_t begin, int64_t end) {
     const bool pad = s.padding[0] > 0 || s.padding[1] > 0;
     std::vector<T> padded(pad ? s.in * plane : 0);
     for (int64_t i = begin; i < end; ++i) {
@@ -249,15 +254,16 @@ template <typename T>
 void WeightJacobian(const ConvolutionShape& s, const T* patches, int64_t example_numel,
                     const SeedGradients<T>& grads, T* jacobian) {
   const int64_t per_group = s.out / s.groups, numel = s.out * s.PatchSize();
-  at::parallel_for(0, grads.examples * grads.seeds, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t e = i / grads.seeds;
-      for (int64_t o = 0; o < s.out; o += per_group) {
-        ChannelGradients(s, patches + e * example_numel, grads.At(e, i % grads.seeds), o, per_group,
-                         jacobian + i * numel + o * s.PatchSize());
-      }
-    }
-  });
+  at::parallel_for(
+      0, grads.examples * grads.seeds, Grain(s.Macs()), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t e = i / grads.seeds;
+          for (int64_t o = 0; o < s.out; o += per_group) {
+            ChannelGradients(s, patches + e * example_numel, grads.At(e, i % grads.seeds), o,
+                             per_group, jacobian + i * numel + o * s.PatchSize());
+          }
+        }
+      });
 }
 
 template <typename T>
@@ -277,7 +283,7 @@ void AddProducts(const ConvolutionShape& s, const T* patches, int64_t example_nu
       tiles.emplace_back(g * per_group + o, std::min(channels, per_group - o));
     }
   }
-  AddInParts(static_cast<int64_t>(tiles.size()), sums,
+  AddInParts(static_cast<int64_t>(tiles.size()), rows * (s.Macs() + s.out * patch * k), sums,
              [&](int64_t begin, int64_t end, const ProductSums& part) {
                std::vector<T> jacobian(rows * channels * patch);
                for (int64_t i = begin; i < end; ++i) {

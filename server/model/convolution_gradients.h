@@ -21,6 +21,8 @@ struct ConvolutionShape {
   int64_t Places() const { return output[0] * output[1]; }
   // Of one group's patch: the columns of the weight seen as a matrix [out, in / groups * kernel].
   int64_t PatchSize() const { return in / groups * kernel[0] * kernel[1]; }
+  // Multiply-adds of one image.
+  int64_t Macs() const { return out * PatchSize() * Places(); }
 };
 
 // Gradients at the inputs, [n, in, input...], from those at the outputs, [n, out, output...]

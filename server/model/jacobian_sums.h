@@ -43,12 +43,18 @@ void AddRowProducts(const T* jacobian, int64_t stride, int64_t numel, const T* u
   }
 }
 
-// Calls add(begin, end, sums) for parts of [0, n), on several threads if the caller is not one of
-// several already; every part has sums of its own, which are added in order. What a sum is made of
-// depends on the number of threads, not on their timing.
+// Multiply-adds that are worth waking another thread for.
+inline constexpr int64_t kMacsForAThread = 2'000'000;
+
+// Calls add(begin, end, sums) for parts of [0, n), which are `macs` multiply-adds together: on
+// several threads if they are worth it and the caller is not one of several already. Every part has
+// sums of its own, which are added in order: what a sum is made of depends on the number of
+// threads, not on their timing.
 template <typename Add>
-void AddInParts(int64_t n, const ProductSums& sums, const Add& add) {
-  const int64_t parts = at::in_parallel_region() ? 1 : std::min<int64_t>(at::get_num_threads(), n);
+void AddInParts(int64_t n, int64_t macs, const ProductSums& sums, const Add& add) {
+  const int64_t parts = at::in_parallel_region()
+                            ? 1
+                            : std::min<int64_t>({at::get_num_threads(), n, macs / kMacsForAThread});
   if (parts <= 1) {
     add(int64_t{0}, n, sums);
     return;
