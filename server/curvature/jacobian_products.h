@@ -56,8 +56,8 @@ class JacobianSink {
 using OutputFactorFn = std::function<at::Tensor(const at::Tensor& f, int64_t begin)>;
 
 struct JacobianOptions {
-  OutputFactorFn output_factor;      // none: the plain Jacobian
-  int64_t columns = 0;               // R, with an output factor
+  OutputFactorFn output_factor;  // none: the plain Jacobian
+  int64_t columns = 0;           // R, with an output factor
   // Which parameters are wanted, one flag for each; empty: all. The others are neither computed nor
   // given to the sink, and the reverse pass stops where nothing more is wanted.
   std::vector<bool> parameters;

@@ -4,24 +4,17 @@
 #include <random>
 #include <vector>
 
+#include "server/linalg/mix_bits.h"
+
 namespace laplaced {
 namespace {
-
-// The output function of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
-// generators, OOPSLA 2014): every input bit moves every output bit.
-uint64_t Mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
-}
 
 // Draws of one example. Written out, because the distributions of <random> differ between standard
 // libraries.
 class ExampleRandom {
  public:
   ExampleRandom(uint64_t seed, int64_t row)
-      : engine_(Mix(Mix(seed) ^ static_cast<uint64_t>(row))) {}
+      : engine_(MixBits(MixBits(seed) ^ static_cast<uint64_t>(row))) {}
 
   // In [0, 1), 53 bits.
   double Uniform() { return static_cast<double>(engine_() >> 11) * 0x1p-53; }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "server/linalg/mix_bits.h"
 #include "server/model/torch_status.h"
 
 namespace laplaced {
@@ -12,15 +13,6 @@ namespace {
 // Several draws share one pass over the directions; elements of their noise at the most.
 constexpr int64_t kNoiseNumel = int64_t{1} << 23;
 constexpr int64_t kMostAtOnce = 16;
-
-// The finaliser of SplitMix64 (Steele, Lea, Flood 2014): neighbouring numbers become unrelated
-// ones.
-uint64_t Mix(uint64_t z) {
-  z += 0x9e3779b97f4a7c15;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  return z ^ (z >> 31);
-}
 
 void HoldAtMode(const Network& network, const std::vector<bool>& parameters,
                 const at::Tensor& deviations) {
@@ -34,7 +26,7 @@ void HoldAtMode(const Network& network, const std::vector<bool>& parameters,
 }  // namespace
 
 at::Tensor DrawNoise(uint64_t seed, int64_t draw, int64_t n_parameters, at::ScalarType dtype) {
-  const uint64_t mixed = Mix(Mix(seed) ^ static_cast<uint64_t>(draw));
+  const uint64_t mixed = MixBits(MixBits(seed) ^ static_cast<uint64_t>(draw));
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(mixed);
   return at::randn({n_parameters}, generator, at::TensorOptions(dtype));
 }
