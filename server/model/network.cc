@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "formats/array.h"
 #include "server/model/batch_norm_guard.h"
+#include "server/model/padding_rows.h"
 #include "server/model/torch_status.h"
 
 namespace laplaced {
@@ -254,6 +255,7 @@ absl::StatusOr<Network> Network::FromModule(torch::jit::Module module,
                               CollectParameters(network.module_, network.unused_parameters_));
     const Parameter& last = network.parameters_.back();
     network.n_parameters_ = last.offset + last.value.numel();
+    FindPaddingRows(network.ForwardWithGraph(network.TrialInputs(2)), network.parameters_);
     LAPLACED_RETURN_IF_ERROR(CheckBehaviour(network));
     return network;
   });
@@ -268,6 +270,9 @@ absl::StatusOr<Network> Network::Clone() const {
     std::vector<std::string> without = unused_parameters_;
     without.insert(without.end(), constant_parameters_.begin(), constant_parameters_.end());
     LAPLACED_ASSIGN_OR_RETURN(copy.parameters_, CollectParameters(copy.module_, without));
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      copy.parameters_[i].constant_rows = parameters_[i].constant_rows;
+    }
     return copy;
   });
 }
@@ -310,7 +315,9 @@ std::pair<at::Tensor, at::Tensor> Network::ForwardAndJvp(const at::Tensor& x,
   ForwardAdScope scope;
   ParameterRestorer restorer(parameters_);
   for (const Parameter& p : parameters_) {
-    const at::Tensor tangent = v.narrow(0, p.offset, p.value.numel()).view(p.value.sizes());
+    at::Tensor tangent = v.narrow(0, p.offset, p.value.numel()).view(p.value.sizes());
+    if (!p.constant_rows.empty()) tangent = tangent.clone();
+    for (const int64_t row : p.constant_rows) tangent[row].zero_();
     ParameterRestorer::Set(p,
                            at::_make_dual(p.value, tangent, static_cast<int64_t>(scope.level())));
   }

@@ -32,6 +32,7 @@ struct Parameter {
   int64_t offset = 0;  // of its first element in theta
   // Where the module keeps it (several places for shared weights).
   std::vector<std::pair<torch::jit::Module, std::string>> slots;
+  std::vector<int64_t> constant_rows = {};  // of an embedding, for padding: they get no gradient
 };
 
 class Network {

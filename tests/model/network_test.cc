@@ -192,5 +192,39 @@ TEST(NetworkTest, LargestResultIsCountedPerExampleAndWithoutParameters) {
   EXPECT_EQ(reference::ConvNet(3).LargestResultPerExample(), 3 * 6 * 6);
 }
 
+TEST(NetworkTest, PaddingRowsOfEmbeddingsAreConstantInBothModes) {
+  // Index 0 is padding, and the trial inputs are full of it.
+  const torch::jit::Module module =
+      MakeModule({{"e", {4, 3}}, {"w", {2, 3}}},
+                 "  h = torch.embedding(self.e, x.long(), 0)\n"
+                 "  return torch.linear(torch.tanh(h).sum(1), self.w)\n",
+                 at::kDouble);
+  const auto loaded = Network::FromModule(module, {5}, 2);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  for (const Network& network : {*loaded, loaded->Clone().value()}) {
+    EXPECT_THAT(network.parameters()[0].constant_rows, ::testing::ElementsAre(0));
+    const at::Tensor x =
+        at::tensor({0., 1., 3., 0., 2., 2., 0., 1., 1., 3.}, at::kDouble).view({2, 5});
+    const at::Tensor v = reference::RandomNormal({network.n_parameters()}, 5),
+                     s = reference::RandomNormal({2, 2}, 6);
+    const auto [f, jv] = network.ForwardAndJvp(x, v);
+    const double forward = (jv * s).sum().item<double>();
+    EXPECT_NEAR(forward, (network.Vjp(f, s) * v).sum().item<double>(), 1e-12);
+    at::Tensor moved = v.clone();
+    moved.narrow(0, 0, 3).fill_(100);
+    EXPECT_TRUE(at::equal(network.ForwardAndJvp(x, moved).second, jv));
+  }
+}
+
+TEST(NetworkTest, PaddingRowsThatAreReadOtherwiseTooAreRefused) {
+  const torch::jit::Module module =
+      MakeModule({{"e", {4, 3}}},
+                 "  h = torch.embedding(self.e, x.long(), 0)\n"
+                 "  return torch.linear(torch.tanh(h).sum(1), self.e)\n",
+                 at::kDouble);
+  const auto loaded = Network::FromModule(module, {5}, 4);
+  EXPECT_EQ(loaded.status().code(), absl::StatusCode::kFailedPrecondition) << loaded.status();
+}
+
 }  // namespace
 }  // namespace laplaced
