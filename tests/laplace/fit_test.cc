@@ -94,7 +94,7 @@ TEST_F(FitTest, TheLastLayersPosteriorIsTheDenseOneOfItsParameters) {
   ASSERT_TRUE(names.ok()) << names.status();
   EXPECT_EQ(*names, (std::vector<std::string>{"w2", "b2"}));
   const at::Tensor dense = reference::Ggn(risk_.network, risk_.likelihood, risk_.data.inputs);
-  const Parameter& first = risk_.network.parameters()[2];
+  const Parameter first = risk_.network.parameters()[2];  // a copy: the network is replaced below
   const int64_t p = risk_.network.n_parameters() - first.offset;
   risk_.network = risk_.network.Restrict(*names);
   const auto fit = Fit();
