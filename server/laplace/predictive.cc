@@ -90,10 +90,11 @@ at::Tensor ProbitProbabilities(const at::Tensor& m, const at::Tensor& variance) 
 
 SampledPredictive SamplePredictive(const at::Tensor& m, const at::Tensor& covariance,
                                    const at::Tensor& outputs) {
-  const int64_t batch = m.size(0), c = m.size(1), r = covariance.size(1);
+  const int64_t batch = m.size(0), c = m.size(1);
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{20250424});
-  const at::Tensor half = at::randn({kMcSamples / 2, r}, generator, m.options());
-  const at::Tensor noise = at::cat({half, -half});  // [S, R]
+  const at::Tensor half = at::randn({kMcSamples / 2, c}, generator, m.options());
+  const at::Tensor noise =
+      at::cat({half, -half});  // [S, C], the same for an output wherever it stands
 
   const auto [values, vectors] = at::linalg_eigh(covariance, "L");
   const at::Tensor root =
@@ -104,15 +105,17 @@ SampledPredictive SamplePredictive(const at::Tensor& m, const at::Tensor& covari
   for (int64_t begin = 0; begin < batch; begin += block) {
     const int64_t count = std::min(block, batch - begin);
     const at::Tensor centre = m.narrow(0, begin, count).unsqueeze(1);
-    const at::Tensor deviations =
-        at::matmul(noise.unsqueeze(0), root.narrow(0, begin, count));  // [b, S, R]
-    at::Tensor f;                                                      // [b, S, C]
+    const at::Tensor roots = root.narrow(0, begin, count);
+    at::Tensor f;  // [b, S, C]
     if (outputs.defined()) {
+      const at::Tensor mine = outputs.narrow(0, begin, count);  // [b, R]
+      const at::Tensor noises =
+          noise.t().index_select(0, mine.flatten()).view({count, mine.size(1), kMcSamples});
+      const at::Tensor deviations = at::bmm(noises.transpose(1, 2), roots);  // [b, S, R]
       f = centre.repeat({1, kMcSamples, 1});
-      f.scatter_add_(2, outputs.narrow(0, begin, count).unsqueeze(1).expand_as(deviations),
-                     deviations);
+      f.scatter_add_(2, mine.unsqueeze(1).expand_as(deviations), deviations);
     } else {
-      f = centre + deviations;
+      f = centre + at::matmul(noise.unsqueeze(0), roots);
     }
     const at::Tensor log_p = at::log_softmax(f, 2);
     const at::Tensor p = log_p.exp();
