@@ -4,13 +4,12 @@
 #include <torch/csrc/autograd/function_hook.h>
 
 #include <memory>
-#include <unordered_set>
-#include <vector>
+
+#include "server/model/graph_nodes.h"
 
 namespace laplaced {
 namespace {
 
-using torch::autograd::Node;
 using torch::autograd::variable_list;
 
 struct MakeContiguous : torch::autograd::FunctionPreHook {
@@ -24,19 +23,9 @@ struct MakeContiguous : torch::autograd::FunctionPreHook {
 }  // namespace
 
 void GuardBatchNormGradients(const at::Tensor& outputs) {
-  if (!outputs.grad_fn()) return;
-  std::vector<Node*> stack = {outputs.grad_fn().get()};
-  std::unordered_set<Node*> seen(stack.begin(), stack.end());
-  while (!stack.empty()) {
-    Node* node = stack.back();
-    stack.pop_back();
+  for (torch::autograd::Node* node : GraphNodes(outputs)) {
     if (node->name() == "NativeBatchNormBackward0") {
       node->add_pre_hook(std::make_unique<MakeContiguous>());
-    }
-    for (const torch::autograd::Edge& edge : node->next_edges()) {
-      if (edge.function != nullptr && seen.insert(edge.function.get()).second) {
-        stack.push_back(edge.function.get());
-      }
     }
   }
 }

@@ -1,12 +1,11 @@
-// Per-example parameter gradients from one reverse pass per output, without a hook in the user's
-// model.
+// Per-example parameter gradients from one reverse sweep for all outputs, without a hook in the
+// user's model.
 //
 // A forward pass leaves an autograd graph. Walking it finds the nodes that consume parameters:
 // linear layers, convolutions, norms and the like (captured_layers.h has the list) keep their
-// input, and the gradient that arrives at the node is all that is missing. Asking the engine for
-// gradients *at the node* (an edge, not a tensor) is immune to later in-place operations such as
-// relu_ and `+=`, which replace a tensor's own history, and computes no batch-summed weight
-// gradients on the way.
+// input, and the gradient that arrives at the node is all that is missing. Taking gradients *at the
+// node*, as reverse_sweep.h does, is immune to later in-place operations such as relu_ and `+=`,
+// which replace a tensor's own history, and computes no batch-summed weight gradients on the way.
 //
 // A parameter is captured if every use of it is of a known kind; all others are listed as generic
 // and take one reverse pass per example and output (see jacobian_products.h): slower, equally

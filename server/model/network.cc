@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "formats/array.h"
 #include "server/model/batch_norm_guard.h"
+#include "server/model/graph_nodes.h"
 #include "server/model/padding_rows.h"
 #include "server/model/torch_status.h"
 
@@ -192,22 +193,12 @@ std::vector<std::string> UnreachedParameters(const std::vector<Parameter>& param
   return names;
 }
 
-// Number of elements of the result of every operation in the graph behind `outputs`, in the order
-// of a walk that depends on the graph's form alone.
+// Number of elements of the result of every operation in the graph behind `outputs`.
 std::vector<int64_t> ResultNumels(const at::Tensor& outputs) {
   std::vector<int64_t> numels;
-  std::vector<torch::autograd::Node*> stack = {outputs.grad_fn().get()};
-  std::unordered_set<torch::autograd::Node*> seen(stack.begin(), stack.end());
-  while (!stack.empty()) {
-    torch::autograd::Node* node = stack.back();
-    stack.pop_back();
+  for (const torch::autograd::Node* node : GraphNodes(outputs)) {
     for (uint32_t i = 0; i < node->num_inputs(); ++i) {
       numels.push_back(node->input_metadata(i).zeros_like().numel());  // its shape is private
-    }
-    for (const torch::autograd::Edge& edge : node->next_edges()) {
-      if (edge.function != nullptr && seen.insert(edge.function.get()).second) {
-        stack.push_back(edge.function.get());
-      }
     }
   }
   return numels;

@@ -4,7 +4,8 @@
 #include <torch/csrc/autograd/generated/Functions.h>
 
 #include <algorithm>
-#include <unordered_set>
+
+#include "server/model/graph_nodes.h"
 
 namespace laplaced {
 namespace {
@@ -23,21 +24,11 @@ int64_t PaddingRow(Node& node, const at::Tensor& weight) {
 }  // namespace
 
 void FindPaddingRows(const at::Tensor& outputs, std::vector<Parameter>& parameters) {
-  if (!outputs.grad_fn()) return;
-  std::vector<Node*> stack = {outputs.grad_fn().get()};
-  std::unordered_set<Node*> seen(stack.begin(), stack.end());
-  while (!stack.empty()) {
-    Node* node = stack.back();
-    stack.pop_back();
+  for (Node* node : GraphNodes(outputs)) {
     for (Parameter& p : parameters) {
       const int64_t row = PaddingRow(*node, p.value);
       std::vector<int64_t>& rows = p.constant_rows;
       if (row >= 0 && std::find(rows.begin(), rows.end(), row) == rows.end()) rows.push_back(row);
-    }
-    for (const torch::autograd::Edge& edge : node->next_edges()) {
-      if (edge.function != nullptr && seen.insert(edge.function.get()).second) {
-        stack.push_back(edge.function.get());
-      }
     }
   }
 }
