@@ -12,6 +12,7 @@
 #include <chrono>
 #include <filesystem>
 #include <system_error>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -118,6 +119,47 @@ absl::Status ReplaceFile(const std::string& path, const std::vector<absl::string
     return status;
   }
   return SyncFolder(folder);
+}
+
+PendingFile::PendingFile(std::string path, std::string temporary, UniqueFd fd)
+    : path_(std::move(path)), temporary_(std::move(temporary)), fd_(std::move(fd)) {}
+
+PendingFile::~PendingFile() {
+  if (fd_.get() >= 0) unlink(temporary_.c_str());
+}
+
+absl::StatusOr<std::unique_ptr<PendingFile>> PendingFile::Create(const std::string& path) {
+  std::string temporary = TemporaryPath(ParentFolder(path));
+  absl::StatusOr<UniqueFd> fd = CreateNewFile(temporary);
+  // The temporary name would tell nobody what is wrong.
+  if (!fd.ok()) {
+    return absl::Status(fd.status().code(),
+                        absl::StrCat("cannot write ", path, ": ", fd.status().message()));
+  }
+  return std::unique_ptr<PendingFile>(new PendingFile(path, std::move(temporary), *std::move(fd)));
+}
+
+absl::Status PendingFile::Write(absl::string_view bytes) {
+  return WriteAll(fd_.get(), bytes, path_);
+}
+
+absl::Status PendingFile::Overwrite(int64_t offset, absl::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n =
+        pwrite(fd_.get(), bytes.data(), std::min(bytes.size(), kMaxWriteBytes), offset);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoStatus("write", path_);
+    bytes.remove_prefix(static_cast<size_t>(n));
+    offset += n;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PendingFile::Commit() {
+  if (absl::Status status = SyncFile(fd_.get(), path_); !status.ok()) return status;
+  if (rename(temporary_.c_str(), path_.c_str()) != 0) return ErrnoStatus("replace", path_);
+  fd_.Reset();
+  return SyncFolder(ParentFolder(path_));
 }
 
 absl::Status MakeFolders(const std::string& folder) {

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,33 @@ absl::Status WriteNewFile(const std::string& path, const std::vector<absl::strin
 
 // Replaces or creates `path`; durable when it returns.
 absl::Status ReplaceFile(const std::string& path, const std::vector<absl::string_view>& parts);
+
+// A file that is written piece by piece, under a temporary name, and appears as a whole when it is
+// committed; without that the destructor removes it. Belongs to one thread.
+class PendingFile {
+ public:
+  // For `path`, which is replaced or created in the end.
+  static absl::StatusOr<std::unique_ptr<PendingFile>> Create(const std::string& path);
+  ~PendingFile();
+
+  PendingFile(const PendingFile&) = delete;
+  PendingFile& operator=(const PendingFile&) = delete;
+
+  absl::Status Write(absl::string_view bytes);
+  // Replaces bytes that were written before.
+  absl::Status Overwrite(int64_t offset, absl::string_view bytes);
+  // The file is durable when this returns. Once, and nothing after it.
+  absl::Status Commit();
+
+  const std::string& temporary_path() const { return temporary_; }
+
+ private:
+  PendingFile(std::string path, std::string temporary, UniqueFd fd);
+
+  const std::string path_;
+  const std::string temporary_;
+  UniqueFd fd_;
+};
 
 // Creates `folder` and its missing parents, each durable.
 absl::Status MakeFolders(const std::string& folder);

@@ -9,13 +9,27 @@
 // file and what was expected). Thread-safe.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "formats/array.h"
+#include "formats/byte_stream.h"
 
 namespace laplaced {
+
+struct IdxHeader {
+  DType dtype = DType::kFloat32;
+  std::vector<int64_t> shape;
+};
+
+// Reads up to the first element, and refuses more elements than the file can hold.
+absl::StatusOr<IdxHeader> ReadIdxHeader(ByteStream& stream);
+
+// Turns whole elements as the file has them into native ones.
+void IdxToNative(DType dtype, char* bytes, size_t size);
 
 absl::StatusOr<Array> ReadIdx(const std::string& path, int64_t max_bytes = kDefaultMaxArrayBytes);
 

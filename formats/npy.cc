@@ -159,57 +159,6 @@ class HeaderParser {
   NpyHeader header_;
 };
 
-// Reads up to and including the header and checks the number of bytes that follow it.
-absl::StatusOr<NpyHeader> ReadHeader(const ByteReader& read, int64_t total_bytes,
-                                     const std::string& name) {
-  unsigned char prefix[kMagicBytes + 6];
-  constexpr int64_t kShortPrefix = kMagicBytes + 4;
-  if (total_bytes < kShortPrefix) {
-    return Malformed(name, absl::StrCat("not a .npy file: it has ", total_bytes, " bytes"));
-  }
-  absl::Status status = read(reinterpret_cast<char*>(prefix), kShortPrefix);
-  if (!status.ok()) return status;
-  if (std::memcmp(prefix, kMagic, kMagicBytes) != 0) {
-    return Malformed(name, "not a .npy file: it does not begin with \\x93NUMPY");
-  }
-  const int major = prefix[6];
-  if (major < 1 || major > 3 || prefix[7] != 0) {
-    return Malformed(name, absl::StrCat(".npy format version ", major, ".", prefix[7],
-                                        " is not supported, expected 1.0, 2.0 or 3.0"));
-  }
-  int64_t offset = kShortPrefix;
-  int64_t length = prefix[8] | prefix[9] << 8;
-  if (major > 1) {
-    if (total_bytes < offset + 2) return Malformed(name, "the file ends inside the header");
-    status = read(reinterpret_cast<char*>(prefix + offset), 2);
-    if (!status.ok()) return status;
-    length |= static_cast<int64_t>(prefix[10]) << 16 | static_cast<int64_t>(prefix[11]) << 24;
-    offset += 2;
-  }
-  if (length > kMaxHeaderBytes) {
-    return Malformed(
-        name, absl::StrCat("header of ", length, " bytes, expected at most ", kMaxHeaderBytes));
-  }
-  if (length > total_bytes - offset) return Malformed(name, "the file ends inside the header");
-  std::string text(static_cast<size_t>(length), '\0');
-  status = read(text.data(), text.size());
-  if (!status.ok()) return status;
-  absl::StatusOr<NpyHeader> header = HeaderParser(text).Parse();
-  if (!header.ok()) {
-    return Malformed(name, absl::StrCat("header: ", header.status().message()));
-  }
-  header->data_offset = offset + length;
-  absl::StatusOr<int64_t> bytes = NumBytes(header->dtype, header->shape);
-  if (!bytes.ok()) return Malformed(name, bytes.status().message());
-  if (*bytes != total_bytes - header->data_offset) {
-    return Malformed(
-        name, absl::StrCat(DTypeName(header->dtype), " array of shape ", ShapeString(header->shape),
-                           " needs ", *bytes, " bytes after the header, got ",
-                           total_bytes - header->data_offset));
-  }
-  return header;
-}
-
 ByteReader ReaderOf(const OpenedFile& file, const std::string& path) {
   return [fd = file.fd.get(), path](char* out, size_t size) {
     return ReadExactly(fd, out, size, path);
@@ -227,9 +176,63 @@ absl::Status CheckBytes(const Array& array) {
 
 }  // namespace
 
+absl::StatusOr<NpyHeader> ReadNpyHeader(const ByteReader& read, absl::optional<int64_t> total_bytes,
+                                        const std::string& name) {
+  unsigned char prefix[kMagicBytes + 6];
+  constexpr int64_t kShortPrefix = kMagicBytes + 4;
+  if (total_bytes && *total_bytes < kShortPrefix) {
+    return Malformed(name, absl::StrCat("not a .npy file: it has ", *total_bytes, " bytes"));
+  }
+  absl::Status status = read(reinterpret_cast<char*>(prefix), kShortPrefix);
+  if (!status.ok()) return status;
+  if (std::memcmp(prefix, kMagic, kMagicBytes) != 0) {
+    return Malformed(name, "not a .npy file: it does not begin with \\x93NUMPY");
+  }
+  const int major = prefix[6];
+  if (major < 1 || major > 3 || prefix[7] != 0) {
+    return Malformed(name, absl::StrCat(".npy format version ", major, ".", prefix[7],
+                                        " is not supported, expected 1.0, 2.0 or 3.0"));
+  }
+  int64_t offset = kShortPrefix;
+  int64_t length = prefix[8] | prefix[9] << 8;
+  if (major > 1) {
+    if (total_bytes && *total_bytes < offset + 2) {
+      return Malformed(name, "the file ends inside the header");
+    }
+    status = read(reinterpret_cast<char*>(prefix + offset), 2);
+    if (!status.ok()) return status;
+    length |= static_cast<int64_t>(prefix[10]) << 16 | static_cast<int64_t>(prefix[11]) << 24;
+    offset += 2;
+  }
+  if (length > kMaxHeaderBytes) {
+    return Malformed(
+        name, absl::StrCat("header of ", length, " bytes, expected at most ", kMaxHeaderBytes));
+  }
+  if (total_bytes && length > *total_bytes - offset) {
+    return Malformed(name, "the file ends inside the header");
+  }
+  std::string text(static_cast<size_t>(length), '\0');
+  status = read(text.data(), text.size());
+  if (!status.ok()) return status;
+  absl::StatusOr<NpyHeader> header = HeaderParser(text).Parse();
+  if (!header.ok()) {
+    return Malformed(name, absl::StrCat("header: ", header.status().message()));
+  }
+  header->data_offset = offset + length;
+  absl::StatusOr<int64_t> bytes = NumBytes(header->dtype, header->shape);
+  if (!bytes.ok()) return Malformed(name, bytes.status().message());
+  if (total_bytes && *bytes != *total_bytes - header->data_offset) {
+    return Malformed(
+        name, absl::StrCat(DTypeName(header->dtype), " array of shape ", ShapeString(header->shape),
+                           " needs ", *bytes, " bytes after the header, got ",
+                           *total_bytes - header->data_offset));
+  }
+  return header;
+}
+
 absl::StatusOr<Array> ReadNpyStream(const ByteReader& read, int64_t total_bytes,
                                     const std::string& name, int64_t max_bytes) {
-  absl::StatusOr<NpyHeader> header = ReadHeader(read, total_bytes, name);
+  absl::StatusOr<NpyHeader> header = ReadNpyHeader(read, total_bytes, name);
   if (!header.ok()) return header.status();
   absl::StatusOr<Array> array = AllocateArray(header->dtype, header->shape, max_bytes);
   if (!array.ok()) {
@@ -249,10 +252,11 @@ absl::StatusOr<Array> ReadNpy(const std::string& path, int64_t max_bytes) {
 absl::StatusOr<NpyHeader> ReadNpyHeader(const std::string& path) {
   absl::StatusOr<OpenedFile> file = OpenRegularFile(path);
   if (!file.ok()) return file.status();
-  return ReadHeader(ReaderOf(*file, path), file->size, path);
+  return ReadNpyHeader(ReaderOf(*file, path), file->size, path);
 }
 
-absl::StatusOr<std::string> SerializeNpyHeader(DType dtype, const std::vector<int64_t>& shape) {
+absl::StatusOr<std::string> SerializeNpyHeader(DType dtype, const std::vector<int64_t>& shape,
+                                               size_t min_bytes) {
   absl::StatusOr<int64_t> bytes = NumBytes(dtype, shape);
   if (!bytes.ok()) return bytes.status();
   if (shape.size() > kMaxWrittenDimensions) {
@@ -266,6 +270,7 @@ absl::StatusOr<std::string> SerializeNpyHeader(DType dtype, const std::vector<in
   std::string text = absl::StrCat("{'descr': '", descr, "', 'fortran_order': False, 'shape': (",
                                   absl::StrJoin(shape, ", "), shape.size() == 1 ? ",), }" : "), }");
   const size_t prefix = kMagicBytes + 4;
+  if (prefix + text.size() + 1 < min_bytes) text.resize(min_bytes - prefix - 1, ' ');
   const size_t unpadded = prefix + text.size() + 1;
   text.append((kAlignment - unpadded % kAlignment) % kAlignment, ' ');
   text.push_back('\n');

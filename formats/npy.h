@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/optional.h"
 #include "formats/array.h"
 
 namespace laplaced {
@@ -29,7 +30,12 @@ struct NpyHeader {
 // Delivers the next `size` bytes of a stream, all of them or an error.
 using ByteReader = std::function<absl::Status(char* out, size_t size)>;
 
-// Reads one array from a stream of `total_bytes`; `name` is for messages.
+// Reads up to the first element. `total_bytes`, if known, is the size of header and elements
+// together, and the header is held against it. `name` is for messages.
+absl::StatusOr<NpyHeader> ReadNpyHeader(const ByteReader& read, absl::optional<int64_t> total_bytes,
+                                        const std::string& name);
+
+// Reads one array from a stream of `total_bytes`.
 absl::StatusOr<Array> ReadNpyStream(const ByteReader& read, int64_t total_bytes,
                                     const std::string& name,
                                     int64_t max_bytes = kDefaultMaxArrayBytes);
@@ -39,9 +45,11 @@ absl::StatusOr<Array> ReadNpy(const std::string& path, int64_t max_bytes = kDefa
 // The header alone, checked against the size of the file: what is needed to map the elements.
 absl::StatusOr<NpyHeader> ReadNpyHeader(const std::string& path);
 
-// What stands before the elements, a multiple of 64 bytes long. INVALID_ARGUMENT for a shape that
-// is impossible or has more than the 32 dimensions that every NumPy reads.
-absl::StatusOr<std::string> SerializeNpyHeader(DType dtype, const std::vector<int64_t>& shape);
+// What stands before the elements, a multiple of 64 bytes long, and at least `min_bytes`, so that a
+// header can be written over another one. INVALID_ARGUMENT for a shape that is impossible or has
+// more than the 32 dimensions that every NumPy reads.
+absl::StatusOr<std::string> SerializeNpyHeader(DType dtype, const std::vector<int64_t>& shape,
+                                               size_t min_bytes = 0);
 
 // Header and elements. INVALID_ARGUMENT if `array.bytes` does not have the size its shape says.
 absl::StatusOr<std::string> SerializeNpy(const Array& array);

@@ -6,15 +6,17 @@
 #include <zip.h>
 
 #include <memory>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "formats/atomic_file.h"
 #include "formats/deflate_bound.h"
 #include "formats/file_handle.h"
-#include "formats/npy.h"
 
 namespace laplaced {
 namespace {
@@ -115,78 +117,22 @@ absl::Status ReadMemberBytes(zip_file_t* file, char* out, size_t size, const std
   return absl::OkStatus();
 }
 
-absl::StatusOr<Array> ReadMember(zip_t* archive, const Member& member, int64_t max_bytes) {
-  MemberHandle file(zip_fopen_index(archive, member.index, 0));
-  if (file == nullptr) {
-    return Malformed(member.shown, absl::StrCat("cannot be opened: ",
-                                                zip_error_strerror(zip_get_error(archive))));
-  }
-  const ByteReader read = [&file, &member](char* out, size_t size) {
-    return ReadMemberBytes(file.get(), out, size, member.shown);
-  };
-  absl::StatusOr<Array> array = ReadNpyStream(read, member.bytes, member.shown, max_bytes);
-  if (!array.ok()) return array;
-  // The checksum is compared when the end is reached.
-  char extra;
-  const zip_int64_t n = zip_fread(file.get(), &extra, 1);
-  if (n > 0) return Malformed(member.shown, "has more data than declared");
-  if (n < 0) {
-    return Malformed(member.shown,
-                     absl::StrCat("damaged: ", zip_error_strerror(zip_file_get_error(file.get()))));
-  }
-  return array;
-}
+// The archive and its members, none of which is larger than the file or deflate allows.
+struct Directory {
+  ZipHandle archive;
+  std::vector<Member> members;
+};
 
-// Adds a member whose bytes must outlive the closing of the archive.
-bool AddMember(zip_t* archive, const std::string& name, const std::string& bytes,
-               NpzCompression compression) {
-  zip_source_t* source = zip_source_buffer(archive, bytes.data(), bytes.size(), 0);
-  if (source == nullptr) return false;
-  const zip_int64_t index = zip_file_add(archive, name.c_str(), source, ZIP_FL_ENC_UTF_8);
-  if (index < 0) {
-    zip_source_free(source);
-    return false;
-  }
-  const int method = compression == NpzCompression::kStored ? ZIP_CM_STORE : ZIP_CM_DEFLATE;
-  return zip_set_file_compression(archive, static_cast<zip_uint64_t>(index), method, 0) == 0;
-}
-
-absl::Status WriteArchive(const std::string& path, const std::map<std::string, Array>& arrays,
-                          NpzCompression compression) {
-  std::vector<std::string> contents;
-  contents.reserve(arrays.size());
-  int code = 0;
-  ZipHandle archive(zip_open(path.c_str(), ZIP_CREATE | ZIP_EXCL, &code));
-  if (archive == nullptr) {
-    return absl::InternalError(absl::StrCat("cannot create ", path, ": ", ZipErrorText(code)));
-  }
-  for (const auto& [key, array] : arrays) {
-    absl::StatusOr<std::string> bytes = SerializeNpy(array);
-    if (!bytes.ok()) return Malformed(key, bytes.status().message());
-    contents.push_back(*std::move(bytes));
-    if (!AddMember(archive.get(), key + ".npy", contents.back(), compression)) {
-      return absl::InternalError(absl::StrCat("cannot add '", key, "' to ", path, ": ",
-                                              zip_error_strerror(zip_get_error(archive.get()))));
-    }
-  }
-  if (zip_close(archive.get()) != 0) {
-    return absl::InternalError(absl::StrCat("cannot write ", path, ": ",
-                                            zip_error_strerror(zip_get_error(archive.get()))));
-  }
-  archive.release();  // zip_close freed it
-  return absl::OkStatus();
-}
-
-}  // namespace
-
-absl::StatusOr<std::map<std::string, Array>> ReadNpz(const std::string& path, int64_t max_bytes) {
+// `max_bytes` bounds the sum of all unpacked members.
+absl::StatusOr<Directory> OpenDirectory(const std::string& path, int64_t max_bytes) {
   absl::StatusOr<OpenedFile> file = OpenRegularFile(path);
   if (!file.ok()) return file.status();
   int64_t packed_left = file->size;
   absl::StatusOr<ZipHandle> archive = OpenArchive(*std::move(file), path);
   if (!archive.ok()) return archive.status();
 
-  std::vector<Member> members;
+  Directory directory;
+  std::set<std::string> keys;
   int64_t bytes_left = max_bytes;
   const zip_int64_t count = zip_get_num_entries(archive->get(), 0);
   for (zip_int64_t i = 0; i < count; ++i) {
@@ -198,30 +144,174 @@ absl::StatusOr<std::map<std::string, Array>> ReadNpz(const std::string& path, in
           path, absl::StrCat("its arrays are larger than the limit of ", max_bytes, " bytes"));
     }
     bytes_left -= member->bytes;
-    members.push_back(*std::move(member));
+    if (!keys.insert(member->key).second) return Malformed(member->shown, "appears twice");
+    directory.members.push_back(*std::move(member));
   }
-  if (members.empty()) return Malformed(path, "the archive holds no array");
+  if (directory.members.empty()) return Malformed(path, "the archive holds no array");
+  directory.archive = *std::move(archive);
+  return directory;
+}
 
+absl::StatusOr<MemberHandle> OpenMember(zip_t* archive, const Member& member) {
+  MemberHandle file(zip_fopen_index(archive, member.index, 0));
+  if (file == nullptr) {
+    return Malformed(member.shown, absl::StrCat("cannot be opened: ",
+                                                zip_error_strerror(zip_get_error(archive))));
+  }
+  return file;
+}
+
+// After the last element; the checksum is compared when the end is reached.
+absl::Status CheckEnd(zip_file_t* file, const std::string& shown) {
+  char extra;
+  const zip_int64_t n = zip_fread(file, &extra, 1);
+  if (n > 0) return Malformed(shown, "has more data than declared");
+  if (n < 0) {
+    return Malformed(shown,
+                     absl::StrCat("damaged: ", zip_error_strerror(zip_file_get_error(file))));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Array> ReadMember(zip_t* archive, const Member& member, int64_t max_bytes) {
+  absl::StatusOr<MemberHandle> file = OpenMember(archive, member);
+  if (!file.ok()) return file.status();
+  const ByteReader read = [&file, &member](char* out, size_t size) {
+    return ReadMemberBytes(file->get(), out, size, member.shown);
+  };
+  absl::StatusOr<Array> array = ReadNpyStream(read, member.bytes, member.shown, max_bytes);
+  if (!array.ok()) return array;
+  if (absl::Status status = CheckEnd(file->get(), member.shown); !status.ok()) return status;
+  return array;
+}
+
+// Adds a member whose source must be there until the archive is closed; takes the source.
+bool AddMember(zip_t* archive, const std::string& name, zip_source_t* source,
+               NpzCompression compression) {
+  if (source == nullptr) return false;
+  const zip_int64_t index = zip_file_add(archive, name.c_str(), source, ZIP_FL_ENC_UTF_8);
+  if (index < 0) {
+    zip_source_free(source);
+    return false;
+  }
+  const int method = compression == NpzCompression::kStored ? ZIP_CM_STORE : ZIP_CM_DEFLATE;
+  return zip_set_file_compression(archive, static_cast<zip_uint64_t>(index), method, 0) == 0;
+}
+
+// Where the bytes of a member come from.
+struct Content {
+  std::string key;
+  std::string bytes;  // of the member
+  std::string path;   // or the file that holds them
+};
+
+absl::Status WriteArchive(const std::string& path, const std::vector<Content>& contents,
+                          NpzCompression compression) {
+  int code = 0;
+  ZipHandle archive(zip_open(path.c_str(), ZIP_CREATE | ZIP_EXCL, &code));
+  if (archive == nullptr) {
+    return absl::InternalError(absl::StrCat("cannot create ", path, ": ", ZipErrorText(code)));
+  }
+  for (const Content& content : contents) {
+    zip_source_t* source =
+        content.path.empty()
+            ? zip_source_buffer(archive.get(), content.bytes.data(), content.bytes.size(), 0)
+            : zip_source_file(archive.get(), content.path.c_str(), 0, -1);
+    if (!AddMember(archive.get(), content.key + ".npy", source, compression)) {
+      return absl::InternalError(absl::StrCat("cannot add '", content.key, "' to ", path, ": ",
+                                              zip_error_strerror(zip_get_error(archive.get()))));
+    }
+  }
+  if (zip_close(archive.get()) != 0) {
+    return absl::InternalError(absl::StrCat("cannot write ", path, ": ",
+                                            zip_error_strerror(zip_get_error(archive.get()))));
+  }
+  archive.release();  // zip_close freed it
+  return absl::OkStatus();
+}
+
+absl::Status ReplaceArchive(const std::string& path, const std::vector<Content>& contents,
+                            NpzCompression compression) {
+  if (contents.empty()) return Malformed(path, "an .npz archive needs at least one array");
+  const std::string temporary = TemporaryPath(ParentFolder(path));
+  absl::Status status = WriteArchive(temporary, contents, compression);
+  if (status.ok() && rename(temporary.c_str(), path.c_str()) != 0) {
+    status = absl::ErrnoToStatus(errno, absl::StrCat("cannot replace ", path));
+  }
+  if (!status.ok()) unlink(temporary.c_str());
+  return status;
+}
+
+}  // namespace
+
+absl::StatusOr<std::map<std::string, Array>> ReadNpz(const std::string& path, int64_t max_bytes) {
+  absl::StatusOr<Directory> directory = OpenDirectory(path, max_bytes);
+  if (!directory.ok()) return directory.status();
   std::map<std::string, Array> arrays;
-  for (const Member& member : members) {
-    if (arrays.count(member.key) != 0) return Malformed(member.shown, "appears twice");
-    absl::StatusOr<Array> array = ReadMember(archive->get(), member, max_bytes);
+  for (const Member& member : directory->members) {
+    absl::StatusOr<Array> array = ReadMember(directory->archive.get(), member, max_bytes);
     if (!array.ok()) return array.status();
     arrays.emplace(member.key, *std::move(array));
   }
   return arrays;
 }
 
+absl::StatusOr<NpzMember> OpenNpzMember(const std::string& path,
+                                        const std::vector<std::string>& keys) {
+  absl::StatusOr<Directory> directory = OpenDirectory(path, INT64_MAX);
+  if (!directory.ok()) return directory.status();
+  const std::vector<Member>& members = directory->members;
+  const Member* chosen = members.size() == 1 ? &members[0] : nullptr;
+  for (auto key = keys.rbegin(); key != keys.rend(); ++key) {
+    for (const Member& member : members) {
+      if (member.key == *key) chosen = &member;
+    }
+  }
+  if (chosen == nullptr) {
+    return Malformed(
+        path, absl::StrCat("expected an array named ", absl::StrJoin(keys, " or "), ", found ",
+                           absl::StrJoin(members, ", ", [](std::string* out, const Member& member) {
+                             absl::StrAppend(out, absl::CHexEscape(member.key));
+                           })));
+  }
+  // Handles in this order: a member is closed before its archive.
+  struct Open {
+    ZipHandle archive;
+    MemberHandle file;
+  };
+  const auto open = std::make_shared<Open>();
+  absl::StatusOr<MemberHandle> file = OpenMember(directory->archive.get(), *chosen);
+  if (!file.ok()) return file.status();
+  open->file = *std::move(file);
+  open->archive = std::move(directory->archive);
+  NpzMember member;
+  member.shown = chosen->shown;
+  member.read = [open, shown = member.shown](char* out, size_t size) {
+    return ReadMemberBytes(open->file.get(), out, size, shown);
+  };
+  member.end = [open, shown = member.shown] { return CheckEnd(open->file.get(), shown); };
+  absl::StatusOr<NpyHeader> header = ReadNpyHeader(member.read, chosen->bytes, member.shown);
+  if (!header.ok()) return header.status();
+  member.header = *std::move(header);
+  return member;
+}
+
 absl::Status WriteNpz(const std::string& path, const std::map<std::string, Array>& arrays,
                       NpzCompression compression) {
-  if (arrays.empty()) return Malformed(path, "an .npz archive needs at least one array");
-  const std::string temporary = TemporaryPath(ParentFolder(path));
-  absl::Status status = WriteArchive(temporary, arrays, compression);
-  if (status.ok() && rename(temporary.c_str(), path.c_str()) != 0) {
-    status = absl::ErrnoToStatus(errno, absl::StrCat("cannot replace ", path));
+  std::vector<Content> contents;
+  for (const auto& [key, array] : arrays) {
+    absl::StatusOr<std::string> bytes = SerializeNpy(array);
+    if (!bytes.ok()) return Malformed(key, bytes.status().message());
+    contents.push_back({key, *std::move(bytes), ""});
   }
-  if (!status.ok()) unlink(temporary.c_str());
-  return status;
+  return ReplaceArchive(path, contents, compression);
+}
+
+absl::Status WriteNpzOfFiles(const std::string& path,
+                             const std::vector<std::pair<std::string, std::string>>& npy_files) {
+  std::vector<Content> contents;
+  for (const auto& [key, npy] : npy_files) contents.push_back({key, "", npy});
+  return ReplaceArchive(path, contents, NpzCompression::kStored);
 }
 
 }  // namespace laplaced
