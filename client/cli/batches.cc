@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/examples.h"
+#include "client/cpp/keep_mode.h"
 
 namespace laplace::cli {
 namespace {
@@ -64,11 +65,7 @@ void Join(client::Prediction& all, const client::Prediction& part) {
   AppendTiming(all.timing, part.timing);
 }
 
-void Join(client::Scores& all, const client::Scores& part) {
-  AppendScores(all.ood_scores, part.ood_scores);
-  all.estimated_flops += part.estimated_flops;
-  AppendTiming(all.timing, part.timing);
-}
+void Join(client::Scores& all, const client::Scores& part) { JoinScores(all, part); }
 
 // The request but for its rows, which may be many.
 client::PredictRequest WithoutInputs(const client::PredictRequest& request) {
@@ -93,29 +90,6 @@ client::ScoreRequest WithoutInputs(const client::ScoreRequest& request) {
           request.variance_mode, request.samples, request.seed};
 }
 
-// The mode that answered the first rows answers them all: what the server chooses may depend on how
-// many there are.
-void KeepMode(const client::Prediction& first, client::PredictRequest& part) {
-  if (part.variance_mode != client::VarianceMode::kDefault &&
-      part.variance_mode != client::VarianceMode::kAuto) {
-    return;
-  }
-  part.variance_mode = first.variance_mode;
-  if (first.variance_mode == client::VarianceMode::kSampled) return;
-  if (part.return_samples == 0) part.seed = 0;  // which would mean nothing
-}
-
-void KeepMode(const client::Scores& first, client::ScoreRequest& part) {
-  if (part.variance_mode != client::VarianceMode::kDefault &&
-      part.variance_mode != client::VarianceMode::kAuto) {
-    return;
-  }
-  part.variance_mode = first.variance_mode;
-  const bool draws = first.variance_mode == client::VarianceMode::kSampled ||
-                     first.variance_mode == client::VarianceMode::kDefault;
-  if (!draws) part.seed = 0;
-}
-
 template <typename Answer, typename Request, typename Call>
 absl::StatusOr<Answer> InBatches(const Request& request, int64_t batch_size,
                                  const RowProgress& progress, const Call& call) {
@@ -128,7 +102,7 @@ absl::StatusOr<Answer> InBatches(const Request& request, int64_t batch_size,
     // The version that answered first answers them all.
     if (row > 0) {
       part.version = all.version;
-      KeepMode(all, part);
+      client::KeepMode(all, part);
     }
     absl::StatusOr<Answer> answer = call(part);
     if (!answer.ok()) return answer.status();
@@ -146,6 +120,12 @@ absl::StatusOr<Answer> InBatches(const Request& request, int64_t batch_size,
 }
 
 }  // namespace
+
+void JoinScores(client::Scores& all, const client::Scores& part) {
+  AppendScores(all.ood_scores, part.ood_scores);
+  all.estimated_flops += part.estimated_flops;
+  AppendTiming(all.timing, part.timing);
+}
 
 absl::StatusOr<client::Prediction> PredictRows(const client::Client& client,
                                                const client::PredictRequest& request,

@@ -29,4 +29,7 @@ absl::StatusOr<client::Scores> ScoreRows(const client::Client& client,
                                          int64_t batch_size = kDefaultBatchSize,
                                          const RowProgress& progress = nullptr);
 
+// Adds the rows of `part` behind those of `all`, which came from the same posterior.
+void JoinScores(client::Scores& all, const client::Scores& part);
+
 }  // namespace laplace::cli

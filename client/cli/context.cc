@@ -1,5 +1,6 @@
 #include "client/cli/context.h"
 
+#include <algorithm>
 #include <iostream>
 
 #include "absl/strings/match.h"
@@ -16,6 +17,7 @@ client::ClientOptions Context::Options() const {
   if (timeout_seconds > 0) {
     options.timeout = options.load_timeout = options.predict_timeout =
         absl::Seconds(timeout_seconds);
+    options.stream_timeout = std::max(options.stream_timeout, 4 * options.predict_timeout);
   }
   return options;
 }

@@ -25,12 +25,14 @@ using Json = nlohmann::ordered_json;
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitError = 1;
 inline constexpr int kExitUsage = 2;
+inline constexpr int kExitCheckFailed = 3;
 
 struct Context {
   std::string server = "127.0.0.1:8033";
   bool json = false;
   double timeout_seconds = 0;  // 0: the client's own defaults
   std::function<absl::Status()> command;
+  int exit_code = kExitOk;  // of a command that returns OK
 
   // The client's defaults but for --timeout.
   client::ClientOptions Options() const;
@@ -80,6 +82,7 @@ void AddPosteriorVerb(CLI::App& app, Context& context);
 void AddOperationsVerb(CLI::App& app, Context& context);
 void AddPredictVerb(CLI::App& app, Context& context);
 void AddScoreVerb(CLI::App& app, Context& context);
+void AddEvaluateVerb(CLI::App& app, Context& context);
 void AddHealthVerb(CLI::App& app, Context& context);
 
 }  // namespace laplace::cli

@@ -140,6 +140,11 @@ void AddLimits(CLI::App& app, client::FitOptions& options) {
                  "Share of validation data that OOD thresholds aim to flag (default 0.05)")
       ->type_name("X")
       ->group(group);
+  app.add_option("--feature-layer", options.feature_layer,
+                 "Captured weight whose input the feature scores are about (default that of the "
+                 "last linear layer)")
+      ->type_name("NAME")
+      ->group(group);
   app.add_option("--max-validation", options.max_validation_examples,
                  "Use at most this many validation examples (default all)")
       ->type_name("N")
@@ -177,7 +182,8 @@ bool SameOptions(const client::FitOptions& asked, const client::FitOptions& used
          same(asked.target_relative_standard_error, used.target_relative_standard_error) &&
          same(asked.variance_correction, used.variance_correction) &&
          same(asked.memory_limit_bytes, used.memory_limit_bytes) &&
-         same(asked.fisher_samples, used.fisher_samples);
+         same(asked.fisher_samples, used.fisher_samples) &&
+         same(asked.feature_layer, used.feature_layer);
 }
 
 absl::StatusOr<int64_t> ParseBytes(const std::string& text) {

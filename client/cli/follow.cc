@@ -1,13 +1,12 @@
 #include "client/cli/follow.h"
 
-#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
 #include "client/cli/curvature_tables.h"
 #include "client/cli/json_output.h"
 #include "client/cli/posterior_report.h"
 #include "client/cli/progress.h"
 #include "client/cli/table.h"
+#include "client/cpp/errors.h"
 
 namespace laplace::cli {
 
@@ -39,11 +38,7 @@ absl::Status ExplainRefusal(const client::Client& client, const absl::Status& re
                     Percent(operation.fraction), " done), watch it with: laplace operations watch ",
                     operation.id, ", or cancel it with: laplace operations cancel ", operation.id);
   }
-  absl::Status status(refusal.code(), message);
-  refusal.ForEachPayload([&status](absl::string_view url, const absl::Cord& payload) {
-    status.SetPayload(url, payload);
-  });
-  return status;
+  return client::WithMessage(refusal, message);
 }
 
 absl::Status PrintPosterior(const Context& context, const client::Client& client,

@@ -1,5 +1,5 @@
-// Fits and updates as a person sees them: progress, refusals that say what stands in the way, and
-// the posterior in the end.
+// Fits, updates and calibrations as a person sees them: progress, refusals that say what stands in
+// the way, and the posterior in the end.
 //
 // Signals that ask the program to end cancel what is followed; one at a time (progress.h).
 #pragma once
@@ -14,7 +14,7 @@
 
 namespace laplace::cli {
 
-// Starts something and follows it to its end, as Client::Fit and Client::Update do.
+// Starts something and follows it to its end, as Client::Fit, Update and Calibrate do.
 using Run = std::function<absl::StatusOr<std::string>(const client::OperationProgress& progress)>;
 
 // Calls `run` with a progress line that opens with `what`. Returns the posterior's id.

@@ -117,7 +117,10 @@ std::string HelpText(const CLI::App* app, std::string /*name*/, CLI::AppFormatMo
   if (app != Root(app)) {
     Entries common;
     for (auto& entry : Options(Root(app), false)) {
-      if (entry.first.find("--help") == std::string::npos) common.push_back(std::move(entry));
+      const std::string flag = entry.first.substr(0, entry.first.find_first_of(", "));
+      // A verb's own option goes before the common one of the same name.
+      const bool own = app->get_option_no_throw(flag) != nullptr;
+      if (!own) common.push_back(std::move(entry));
     }
     absl::StrAppend(&text, Section("Options of every verb", common));
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "client/cli/batches.h"
 
 namespace laplace::cli {
@@ -21,11 +22,10 @@ CLI::Option* AddRows(CLI::App& app, const std::string& flag, RowRange& rows,
       ->type_name("BEGIN:END");
 }
 
-void AddInputOptions(CLI::App& app, InputOptions& options) {
+void AddInputOptions(CLI::App& app, const std::string& kinds, InputOptions& options) {
   options.batch_size = kDefaultBatchSize;
   AddModelArgument(app, options.model);
-  app.add_option("--input", options.files.inputs,
-                 "Inputs: .npy, .npz (array x or inputs) or IDX, plain or gzipped")
+  app.add_option("--input", options.files.inputs, absl::StrCat("Inputs: ", kinds))
       ->type_name("FILE")
       ->required();
   AddRows(app, "--rows", options.files.rows, "Only these rows of the file, END excluded");

@@ -22,7 +22,8 @@ struct InputOptions {
   std::vector<std::string> ood_scores;
 };
 
-void AddInputOptions(CLI::App& app, InputOptions& options);
+// `kinds` says what --input may be.
+void AddInputOptions(CLI::App& app, const std::string& kinds, InputOptions& options);
 
 // An option that takes a range of rows.
 CLI::Option* AddRows(CLI::App& app, const std::string& flag, RowRange& rows,

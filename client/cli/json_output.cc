@@ -35,7 +35,14 @@ Json ToJson(const client::FitOptions& options) {
   json["variance_correction"] = options.variance_correction;
   json["memory_limit_bytes"] = options.memory_limit_bytes;
   json["fisher_samples"] = options.fisher_samples;
+  json["feature_layer"] = options.feature_layer;
   return json;
+}
+
+Json ToJson(const client::FeatureSummary& features) {
+  return {{"layer", features.layer}, {"n_features", features.n_features},
+          {"count", features.count}, {"bank_size", features.bank_size},
+          {"knn_k", features.knn_k}, {"vim_dimensions", features.vim_dimensions}};
 }
 
 Json Blocks(const std::vector<client::ParameterBlock>& blocks) {
@@ -175,7 +182,8 @@ Json ToJson(const client::Posterior& posterior) {
                                       {"target_id_rate", threshold.target_id_rate},
                                       {"count", threshold.count},
                                       {"rate_lower", threshold.rate_lower},
-                                      {"rate_upper", threshold.rate_upper}});
+                                      {"rate_upper", threshold.rate_upper},
+                                      {"id_quantiles", threshold.id_quantiles}});
   }
   json["default_ood_score"] = posterior.default_ood_score;
   json["train_dataset_id"] = posterior.train_dataset_id;
@@ -198,6 +206,9 @@ Json ToJson(const client::Posterior& posterior) {
   json["parent_posterior_id"] = posterior.parent_posterior_id;
   json["updated_examples"] = posterior.updated_examples;
   json["updated_dataset_ids"] = posterior.updated_dataset_ids;
+  json["calibration_dataset_id"] = posterior.calibration_dataset_id;
+  json["available_ood_scores"] = posterior.available_ood_scores;
+  if (posterior.features) json["features"] = ToJson(*posterior.features);
   return json;
 }
 

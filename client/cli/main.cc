@@ -30,7 +30,7 @@ int Run(int argc, char** argv) {
              "  0  done\n"
              "  1  the server refused or failed, or a file could not be read\n"
              "  2  the command line makes no sense\n"
-             "  3  reserved for checks that do not pass\n"
+             "  3  a check does not hold, such as score --gate\n"
              "\n"
              "Example:\n"
              "  laplace models load fashion_cnn\n"
@@ -42,6 +42,7 @@ int Run(int argc, char** argv) {
   AddOperationsVerb(app, context);
   AddPredictVerb(app, context);
   AddScoreVerb(app, context);
+  AddEvaluateVerb(app, context);
   AddHealthVerb(app, context);
 
   try {
@@ -54,7 +55,7 @@ int Run(int argc, char** argv) {
   }
   context.json = output == "json";
   const absl::Status status = context.command();
-  if (status.ok()) return kExitOk;
+  if (status.ok()) return context.exit_code;
   std::cerr << ErrorText(status);
   return kExitError;
 }

@@ -222,7 +222,36 @@ void AddOrigin(const Posterior& posterior, Lines& lines) {
   lines.emplace_back("made by", posterior.code_version);
 }
 
-std::string Thresholds(const Posterior& posterior) {
+// Names in lines of about 70 characters.
+std::string NameLines(const std::vector<std::string>& names) {
+  std::string text;
+  size_t width = 0;
+  for (const std::string& name : names) {
+    const bool fits = width + name.size() <= 70;
+    if (!text.empty()) text += fits ? ", " : ",\n";
+    width = fits ? width + name.size() + 2 : name.size() + 2;
+    text += name;
+  }
+  return text;
+}
+
+void AddOodScores(const Posterior& posterior, Lines& lines) {
+  if (posterior.features) {
+    const client::FeatureSummary& features = *posterior.features;
+    lines.emplace_back("feature layer",
+                       absl::StrCat(features.layer, ", ", Count(features.n_features),
+                                    " features of ", Count(features.count), " examples"));
+    lines.emplace_back("feature bank",
+                       absl::StrCat(Count(features.bank_size), " examples, k = ", features.knn_k));
+  }
+  if (!posterior.available_ood_scores.empty()) {
+    lines.emplace_back("OOD scores", NameLines(posterior.available_ood_scores));
+  }
+}
+
+}  // namespace
+
+std::string ThresholdTable(const Posterior& posterior) {
   Table table({{"OOD SCORE"},
                {"THRESHOLD", Table::Align::kRight},
                {"AIMS TO FLAG", Table::Align::kRight},
@@ -236,10 +265,13 @@ std::string Thresholds(const Posterior& posterior) {
          absl::StrCat(Percent(threshold.rate_lower), " to ", Percent(threshold.rate_upper)),
          Count(threshold.count)});
   }
-  return absl::StrCat("\n", table.ToString(), "* the default score\n");
+  std::string text = absl::StrCat(table.ToString(), "* the default score\n");
+  if (!posterior.calibration_dataset_id.empty()) {
+    absl::StrAppend(&text, "calibrated on data set ", ShortHash(posterior.calibration_dataset_id),
+                    "\n");
+  }
+  return text;
 }
-
-}  // namespace
 
 std::string PosteriorSummary(const Posterior& posterior) {
   Lines lines = {{"posterior", absl::StrCat(posterior.id, posterior.active ? " (active)" : "")},
@@ -247,9 +279,10 @@ std::string PosteriorSummary(const Posterior& posterior) {
   AddForm(posterior, lines);
   AddPrior(posterior, lines);
   AddResults(posterior, lines);
+  AddOodScores(posterior, lines);
   AddOrigin(posterior, lines);
   std::string text = NameValueList(lines);
-  if (!posterior.ood_thresholds.empty()) text += Thresholds(posterior);
+  if (!posterior.ood_thresholds.empty()) absl::StrAppend(&text, "\n", ThresholdTable(posterior));
   for (const std::string& warning : posterior.warnings) {
     absl::StrAppend(&text, "\nnote: ", warning, "\n");
   }

@@ -8,6 +8,9 @@
 
 namespace laplace::cli {
 
+// The threshold of every OOD score, and the data that they come from; ends with a line break.
+std::string ThresholdTable(const client::Posterior& posterior);
+
 // Everything but curvature_tables.h.
 std::string PosteriorSummary(const client::Posterior& posterior);
 

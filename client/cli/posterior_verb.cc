@@ -1,4 +1,4 @@
-// laplace posterior ls|show|activate|update
+// laplace posterior ls|show|activate|update|calibrate
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,8 +22,10 @@ struct Arguments {
   ModelName model;
   std::string posterior_id;
   bool all = false;            // show
-  ExampleFiles data;           // update
-  bool keep_inactive = false;  // update
+  ExampleFiles data;           // update and calibrate
+  bool keep_inactive = false;  // likewise
+  double target_id_rate = 0;   // calibrate
+  std::string default_ood_score;
 };
 
 absl::Status List(const Context& context, const Arguments& arguments) {
@@ -115,6 +117,39 @@ absl::Status Update(const Context& context, const Arguments& arguments) {
   return PrintPosterior(context, **client, *model, *id);
 }
 
+absl::Status Calibrate(const Context& context, const Arguments& arguments) {
+  auto client = context.Connect();
+  if (!client.ok()) return client.status();
+  const auto model = GetReadyModel(**client, arguments.model);
+  if (!model.ok()) return model.status();
+  const absl::StatusOr<PreparedData> data = PrepareInputs(arguments.data, *model);
+  if (!data.ok()) return data.status();
+  const absl::Status sent = SendData(**client, *data, "calibration data");
+  if (!sent.ok()) return sent;
+  client::CalibrateRequest request;
+  request.model = model->name;
+  request.version = model->version;
+  request.posterior_id = arguments.posterior_id;
+  request.dataset_id = data->id;
+  request.target_id_rate = arguments.target_id_rate;
+  request.default_ood_score = arguments.default_ood_score;
+  request.keep_inactive = arguments.keep_inactive;
+  const absl::StatusOr<std::string> id =
+      Follow(**client, "calibrating", [&](const client::OperationProgress& progress) {
+        return (*client)->Calibrate(request, progress);
+      });
+  if (!id.ok()) return id.status();
+  const auto posterior = (*client)->GetPosterior(model->name, model->version, *id);
+  if (!posterior.ok()) return posterior.status();
+  if (context.json) {
+    Print(ToJson(*posterior));
+  } else {
+    Print(absl::StrCat("posterior ", posterior->id, posterior->active ? " (active)" : "", "\n\n",
+                       ThresholdTable(*posterior)));
+  }
+  return absl::OkStatus();
+}
+
 using Command = absl::Status (*)(const Context&, const Arguments&);
 
 // A subcommand with MODEL; the caller adds the rest.
@@ -130,10 +165,19 @@ CLI::App* AddCommand(CLI::App& verb, Context& context, const std::string& name,
   return app;
 }
 
+// Options of what makes a new posterior from another one.
+void AddStart(CLI::App& app, Arguments& arguments) {
+  app.add_option("--posterior", arguments.posterior_id,
+                 "Id of the posterior to start from, which stays (default the active one)")
+      ->type_name("POSTERIOR");
+  app.add_flag("--keep-inactive", arguments.keep_inactive, "Leave the active posterior as it is");
+}
+
 }  // namespace
 
 void AddPosteriorVerb(CLI::App& app, Context& context) {
-  CLI::App* verb = app.add_subcommand("posterior", "List, describe, switch and update posteriors");
+  CLI::App* verb =
+      app.add_subcommand("posterior", "List, describe, switch, update and calibrate posteriors");
   verb->require_subcommand(1);
   SetExample(*verb, "Example:\n  laplace posterior show fashion_cnn");
 
@@ -167,12 +211,33 @@ void AddPosteriorVerb(CLI::App& app, Context& context) {
       Update, update);
   AddDataOptions(*update_app, "--data", "--labels", "Examples that the posterior has not seen",
                  /*required=*/true, update->data);
-  update_app
-      ->add_option("--posterior", update->posterior_id,
-                   "Id of the posterior to start from, which stays (default the active one)")
-      ->type_name("POSTERIOR");
-  update_app->add_flag("--keep-inactive", update->keep_inactive,
-                       "Leave the active posterior as it is");
+  AddStart(*update_app, *update);
+
+  const auto calibrate = std::make_shared<Arguments>();
+  CLI::App* calibrate_app = AddCommand(
+      *verb, context, "calibrate",
+      "Set the thresholds of all OOD scores from in-distribution data, and activate the new "
+      "posterior that this makes",
+      "Example:\n"
+      "  laplace posterior calibrate fashion_cnn --data held_out.npz --target-id-rate 0.01\n"
+      "\n"
+      "Ctrl-C, SIGTERM or SIGHUP cancels the calibration; a second one leaves at once.",
+      Calibrate, calibrate);
+  AddDataOptions(*calibrate_app, "--data", "--labels",
+                 "In-distribution examples that training has not seen, with or without labels, "
+                 "which are not used",
+                 /*required=*/true, calibrate->data);
+  calibrate_app
+      ->add_option("--target-id-rate", calibrate->target_id_rate,
+                   "Share of such data that thresholds aim to flag, above 0 and below 1 (default "
+                   "what the posterior aims at)")
+      ->type_name("X")
+      ->check(Positive());
+  calibrate_app
+      ->add_option("--default-ood-score", calibrate->default_ood_score,
+                   "The score that answers when a request names none (default as it is)")
+      ->type_name("NAME");
+  AddStart(*calibrate_app, *calibrate);
 }
 
 }  // namespace laplace::cli

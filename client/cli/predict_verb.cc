@@ -139,7 +139,7 @@ void AddPredictVerb(CLI::App& app, Context& context) {
   CLI::App* verb = app.add_subcommand(
       "predict", "Predict with uncertainty; with labels, also say how good the predictions are");
   const auto options = std::make_shared<PredictOptions>();
-  AddInputOptions(*verb, options->input);
+  AddInputOptions(*verb, ".npy, .npz (array x or inputs) or IDX, plain or gzipped", options->input);
   verb->add_option("--labels", options->input.files.targets,
                    "True classes, for categorical models: .npy, .npz (array y, targets or labels) "
                    "or IDX (default: from the input file, if it has them)")

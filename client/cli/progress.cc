@@ -8,12 +8,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "client/cli/table.h"
 
 namespace laplace::cli {
 namespace {
 
 constexpr int kBarWidth = 30;
+constexpr absl::Duration kPlainLinePause = absl::Seconds(10);
 
 constexpr std::array<int, 3> kSignals = {SIGINT, SIGTERM, SIGHUP};
 
@@ -46,6 +48,17 @@ void ProgressLine::Update(double fraction, const std::string& detail) {
   if (percent / 10 == printed_tenth_) return;
   printed_tenth_ = percent / 10;
   std::fputs(absl::StrFormat("%s %d %%  %s\n", what_, percent, detail).c_str(), stderr);
+}
+
+void ProgressLine::Update(const std::string& detail) {
+  if (terminal_) {
+    std::fputs(absl::StrFormat("\r%s  %s\x1b[K", what_, detail).c_str(), stderr);
+    open_ = true;
+    return;
+  }
+  if (absl::Now() < next_line_) return;
+  next_line_ = absl::Now() + kPlainLinePause;
+  std::fputs(absl::StrFormat("%s  %s\n", what_, detail).c_str(), stderr);
 }
 
 void ProgressLine::Update(const client::Operation& operation) {

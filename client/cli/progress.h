@@ -9,6 +9,7 @@
 #include <array>
 #include <string>
 
+#include "absl/time/time.h"
 #include "client/cpp/client.h"
 
 namespace laplace::cli {
@@ -25,6 +26,8 @@ class ProgressLine {
 
   // `fraction` in [0, 1]; `detail` says what is going on.
   void Update(double fraction, const std::string& detail);
+  // The same where nobody knows how much there is: a line without a bar.
+  void Update(const std::string& detail);
   // Phase, counts and time left of an operation.
   void Update(const client::Operation& operation);
 
@@ -33,6 +36,7 @@ class ProgressLine {
   const bool terminal_;
   bool open_ = false;       // the terminal's cursor stands behind a bar
   int printed_tenth_ = -1;  // last tenth that got a plain line
+  absl::Time next_line_;    // for the next plain line without a share
 };
 
 // Turns the signals that ask a program to end - SIGINT (Ctrl-C), SIGTERM, SIGHUP - into a flag as

@@ -52,6 +52,25 @@ std::string Table::ToString() const {
   return text;
 }
 
+std::string Table::ToMarkdown() const {
+  const auto line = [](const std::vector<std::string>& cells) {
+    std::string text = "|";
+    for (const std::string& cell : cells) {
+      absl::StrAppend(&text, " ", absl::StrReplaceAll(cell, {{"|", "\\|"}, {"\n", " "}}), " |");
+    }
+    return text + "\n";
+  };
+  std::vector<std::string> titles;
+  std::string rule = "|";
+  for (const Column& column : columns_) {
+    titles.push_back(column.title);
+    rule += column.align == Align::kRight ? "---:|" : "---|";
+  }
+  std::string text = line(titles) + rule + "\n";
+  for (const auto& row : rows_) text += line(row);
+  return text;
+}
+
 std::string Shortened(const std::string& text, size_t width) {
   std::string line = text;
   absl::RemoveExtraAsciiWhitespace(&line);

@@ -27,6 +27,8 @@ class Table {
 
   // Titles, then rows; two blanks between columns, none at the ends of lines.
   std::string ToString() const;
+  // The same as a Markdown table.
+  std::string ToMarkdown() const;
 
  private:
   std::vector<Column> columns_;

@@ -8,6 +8,27 @@
 #include "client/cli/table.h"
 
 namespace laplace::cli {
+namespace {
+
+absl::StatusOr<PreparedData> Prepare(const std::string& name, const client::Model& model,
+                                     Examples examples) {
+  absl::Status status = ShapeForModel(model, name, examples.inputs);
+  if (status.ok()) status = ShapeTargetsForModel(model, *examples.targets);
+  if (!status.ok()) return status;
+  absl::StatusOr<std::string> id = client::Client::DatasetId(examples.inputs, *examples.targets);
+  if (!id.ok()) return id.status();
+  return PreparedData{std::move(examples), *std::move(id)};
+}
+
+// Of the kind that the model's likelihood has.
+absl::StatusOr<client::Array> ZeroTargets(const client::Model& model, int64_t rows) {
+  if (model.likelihood == client::Likelihood::kCategorical) {
+    return ::laplaced::AllocateArray(client::DType::kInt64, {rows});
+  }
+  return ::laplaced::AllocateArray(client::DType::kFloat32, {rows, model.n_outputs});
+}
+
+}  // namespace
 
 void AddDataOptions(CLI::App& app, const std::string& flag, const std::string& labels_flag,
                     const std::string& what, bool required, ExampleFiles& files) {
@@ -38,12 +59,21 @@ absl::StatusOr<PreparedData> PrepareData(const ExampleFiles& files, const client
     return absl::InvalidArgumentError(absl::StrCat(
         files.inputs, ": holds no array y, targets or labels; name a file with ", labels_flag));
   }
-  absl::Status status = ShapeForModel(model, files.inputs, examples->inputs);
-  if (status.ok()) status = ShapeTargetsForModel(model, *examples->targets);
-  if (!status.ok()) return status;
-  absl::StatusOr<std::string> id = client::Client::DatasetId(examples->inputs, *examples->targets);
-  if (!id.ok()) return id.status();
-  return PreparedData{*std::move(examples), *std::move(id)};
+  return Prepare(files.inputs, model, *std::move(examples));
+}
+
+absl::StatusOr<PreparedData> PrepareInputs(const ExampleFiles& files, const client::Model& model) {
+  absl::StatusOr<Examples> examples = ReadExamples(files);
+  if (!examples.ok()) return examples.status();
+  if (!examples->targets) {
+    // One example without a batch dimension becomes a batch first.
+    const absl::Status status = ShapeForModel(model, files.inputs, examples->inputs);
+    if (!status.ok()) return status;
+    absl::StatusOr<client::Array> zeros = ZeroTargets(model, examples->inputs.rows());
+    if (!zeros.ok()) return zeros.status();
+    examples->targets = *std::move(zeros);
+  }
+  return Prepare(files.inputs, model, *std::move(examples));
 }
 
 absl::Status SendData(const client::Client& client, const PreparedData& data,

@@ -1,4 +1,5 @@
-// Examples with targets, from files to the server: what `fit` and `posterior update` share.
+// Examples with targets, from files to the server: what `fit`, `posterior update` and `posterior
+// calibrate` share.
 //
 // Errors: those of the files and of Client::EnsureDataset. Free functions; thread-safe.
 #pragma once
@@ -27,6 +28,9 @@ struct PreparedData {
 // there are no targets.
 absl::StatusOr<PreparedData> PrepareData(const ExampleFiles& files, const client::Model& model,
                                          const std::string& labels_flag);
+
+// The same where targets are not used: zeros stand in for those that are not there.
+absl::StatusOr<PreparedData> PrepareInputs(const ExampleFiles& files, const client::Model& model);
 
 // Sends the rows unless the server has them; `what` is for the progress line.
 absl::Status SendData(const client::Client& client, const PreparedData& data,

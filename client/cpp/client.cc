@@ -19,7 +19,8 @@ absl::Status CheckOptions(const ClientOptions& options) {
       {"predict_timeout", options.predict_timeout},
       {"upload_timeout", options.upload_timeout},
       {"operation_timeout", options.operation_timeout},
-      {"watch_timeout", options.watch_timeout}};
+      {"watch_timeout", options.watch_timeout},
+      {"stream_timeout", options.stream_timeout}};
   for (const auto& [name, value] : durations) {
     if (value <= absl::ZeroDuration() || value == absl::InfiniteDuration()) {
       return absl::InvalidArgumentError(absl::StrCat(
@@ -76,6 +77,10 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& targe
   arguments.SetMaxReceiveMessageSize(options.max_receive_bytes);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 5 * 1000);
+  // A peer that is gone without a word ends the calls that wait for it. The server permits it.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30 * 1000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20 * 1000);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   auto channel = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
   return std::unique_ptr<Client>(
       new Client(std::make_unique<Impl>(target, options, std::move(channel))));

@@ -24,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "client/cpp/fit_types.h"
 #include "client/cpp/options.h"
+#include "client/cpp/stream_types.h"
 #include "client/cpp/types.h"
 
 namespace laplace::client {
@@ -31,8 +32,8 @@ namespace laplace::client {
 // Rows that were sent, and how many there are.
 using UploadProgress = std::function<void(int64_t done, int64_t total)>;
 
-// Sees every state of an operation. Returning false stops: Fit and Update cancel the operation,
-// WatchOperation only looks away.
+// Sees every state of an operation. Returning false stops: Fit, Update and Calibrate cancel the
+// operation, WatchOperation only looks away.
 using OperationProgress = std::function<bool(const Operation&)>;
 
 class Client {
@@ -73,6 +74,12 @@ class Client {
                                      const OperationProgress& progress = nullptr) const;
   absl::StatusOr<Operation> StartUpdate(const UpdateRequest& request) const;
 
+  // Sets the thresholds of a posterior's OOD scores anew, likewise, and returns the id of the new
+  // posterior.
+  absl::StatusOr<std::string> Calibrate(const CalibrateRequest& request,
+                                        const OperationProgress& progress = nullptr) const;
+  absl::StatusOr<Operation> StartCalibrate(const CalibrateRequest& request) const;
+
   // Follows an operation until it ends (or the callback returns false) and returns its last state.
   absl::StatusOr<Operation> WatchOperation(const std::string& id,
                                            const OperationProgress& progress = nullptr) const;
@@ -91,6 +98,20 @@ class Client {
 
   absl::StatusOr<Prediction> Predict(const PredictRequest& request) const;
   absl::StatusOr<Scores> Score(const ScoreRequest& request) const;
+
+  // Predict and Score for any number of rows: `request` says how and has no inputs, `source` yields
+  // batches, and `sink` gets the answer to each of them once and in order. At most two batches are
+  // held and under way, so an answer may wait for one more batch from a slow source. All answers
+  // come from one version and one posterior, in one mode. A stream that breaks off (UNAVAILABLE, or
+  // RESOURCE_EXHAUSTED with a time to come back) is taken up at the first row without an answer, as
+  // often as the retry policy allows in a row without any answer; FAILED_PRECONDITION if the server
+  // has another posterior by then, DEADLINE_EXCEEDED if a batch has no answer within
+  // predict_timeout. Errors of source and sink are returned as they are. OK: every row was
+  // answered.
+  absl::Status PredictStream(const PredictRequest& request, const RowSource& source,
+                             const PredictionSink& sink, const StreamOptions& options = {}) const;
+  absl::Status ScoreStream(const ScoreRequest& request, const RowSource& source,
+                           const ScoresSink& sink, const StreamOptions& options = {}) const;
 
   // State of the server, or of one service of it. NOT_FOUND for a service that the server does not
   // know.

@@ -21,8 +21,13 @@ namespace laplace::client {
 v1::DataType ToProto(DType dtype);
 v1::FitPosteriorRequest ToProto(const FitRequest& request);
 v1::UpdatePosteriorRequest ToProto(const UpdateRequest& request);
+v1::CalibrateOodRequest ToProto(const CalibrateRequest& request);
 absl::StatusOr<v1::PredictRequest> ToProto(const PredictRequest& request);
 absl::StatusOr<v1::ScoreRequest> ToProto(const ScoreRequest& request);
+// All but the inputs.
+v1::PredictRequest OptionsToProto(const PredictRequest& request);
+v1::ScoreRequest OptionsToProto(const ScoreRequest& request);
+absl::Status InputsToProto(const Array& inputs, v1::Tensor& tensor);
 
 Model FromProto(const v1::Model& model);
 Dataset FromProto(const v1::Dataset& dataset);

@@ -1,4 +1,4 @@
-// Fits, updates and posteriors.
+// Fits, updates, calibrations and posteriors.
 #include <string>
 #include <vector>
 
@@ -102,6 +102,7 @@ FitOptions FromProto(const v1::FitOptions& message) {
   options.variance_correction = message.variance_correction();
   options.memory_limit_bytes = message.memory_limit_bytes();
   options.fisher_samples = message.fisher_samples();
+  options.feature_layer = message.feature_layer();
   return options;
 }
 
@@ -131,6 +132,7 @@ v1::FitOptions ToProto(const FitOptions& options) {
   message.set_variance_correction(options.variance_correction);
   message.set_memory_limit_bytes(options.memory_limit_bytes);
   message.set_fisher_samples(options.fisher_samples);
+  message.set_feature_layer(options.feature_layer);
   return message;
 }
 
@@ -153,6 +155,18 @@ v1::UpdatePosteriorRequest ToProto(const UpdateRequest& request) {
   message.set_version(request.version);
   message.set_posterior_id(request.posterior_id);
   message.set_dataset_id(request.dataset_id);
+  message.set_keep_inactive(request.keep_inactive);
+  return message;
+}
+
+v1::CalibrateOodRequest ToProto(const CalibrateRequest& request) {
+  v1::CalibrateOodRequest message;
+  message.set_model(request.model);
+  message.set_version(request.version);
+  message.set_posterior_id(request.posterior_id);
+  message.set_dataset_id(request.dataset_id);
+  message.set_target_id_rate(request.target_id_rate);
+  message.set_default_ood_score(request.default_ood_score);
   message.set_keep_inactive(request.keep_inactive);
   return message;
 }
@@ -185,9 +199,9 @@ Posterior FromProto(const v1::Posterior& message) {
   }
   posterior.validation_nll_map = message.validation_nll_map();
   for (const v1::OodThreshold& threshold : message.ood_thresholds()) {
-    posterior.ood_thresholds.push_back({threshold.score(), threshold.threshold(),
-                                        threshold.target_id_rate(), threshold.count(),
-                                        threshold.rate_lower(), threshold.rate_upper()});
+    posterior.ood_thresholds.push_back(
+        {threshold.score(), threshold.threshold(), threshold.target_id_rate(), threshold.count(),
+         threshold.rate_lower(), threshold.rate_upper(), List<double>(threshold.id_quantiles())});
   }
   posterior.default_ood_score = message.default_ood_score();
   posterior.train_dataset_id = message.train_dataset_id();
@@ -209,8 +223,14 @@ Posterior FromProto(const v1::Posterior& message) {
   posterior.clipped_directions = message.clipped_directions();
   posterior.parent_posterior_id = message.parent_posterior_id();
   posterior.updated_examples = message.updated_examples();
-  posterior.updated_dataset_ids.assign(message.updated_dataset_ids().begin(),
-                                       message.updated_dataset_ids().end());
+  posterior.updated_dataset_ids = List<std::string>(message.updated_dataset_ids());
+  posterior.calibration_dataset_id = message.calibration_dataset_id();
+  posterior.available_ood_scores = List<std::string>(message.available_ood_scores());
+  if (message.has_features()) {
+    const v1::FeatureSummary& features = message.features();
+    posterior.features = {features.layer(),     features.n_features(), features.count(),
+                          features.bank_size(), features.knn_k(),      features.vim_dimensions()};
+  }
   return posterior;
 }
 

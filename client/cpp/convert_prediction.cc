@@ -15,21 +15,6 @@ using ::laplaced::ElementSize;
 using ::laplaced::NumElements;
 using ::laplaced::ShapeString;
 
-absl::Status SetTensor(const Array& array, v1::Tensor& tensor) {
-  const absl::StatusOr<int64_t> count = NumElements(array.shape);
-  if (!count.ok()) return count.status();
-  const int64_t expected = *count * ElementSize(array.dtype);
-  if (expected != static_cast<int64_t>(array.bytes.size())) {
-    return absl::InvalidArgumentError(absl::StrCat("inputs: ", DTypeName(array.dtype), " of shape ",
-                                                   ShapeString(array.shape), " takes ", expected,
-                                                   " bytes, got ", array.bytes.size()));
-  }
-  tensor.set_dtype(ToProto(array.dtype));
-  tensor.mutable_shape()->Add(array.shape.begin(), array.shape.end());
-  tensor.set_raw_values(array.bytes);
-  return absl::OkStatus();
-}
-
 absl::Status Malformed(const char* field, const std::string& problem) {
   return absl::InternalError(
       absl::StrCat("the server's answer is malformed: ", field, ": ", problem));
@@ -152,13 +137,25 @@ void ReadMode(const v1::PredictResponse& response, Prediction& prediction) {
 
 }  // namespace
 
-absl::StatusOr<v1::PredictRequest> ToProto(const PredictRequest& request) {
+absl::Status InputsToProto(const Array& inputs, v1::Tensor& tensor) {
+  const absl::StatusOr<int64_t> count = NumElements(inputs.shape);
+  if (!count.ok()) return count.status();
+  const int64_t expected = *count * ElementSize(inputs.dtype);
+  if (expected != static_cast<int64_t>(inputs.bytes.size())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("inputs: ", DTypeName(inputs.dtype), " of shape ", ShapeString(inputs.shape),
+                     " takes ", expected, " bytes, got ", inputs.bytes.size()));
+  }
+  tensor.set_dtype(ToProto(inputs.dtype));
+  tensor.mutable_shape()->Add(inputs.shape.begin(), inputs.shape.end());
+  tensor.set_raw_values(inputs.bytes);
+  return absl::OkStatus();
+}
+
+v1::PredictRequest OptionsToProto(const PredictRequest& request) {
   v1::PredictRequest message;
   message.set_model(request.model);
   message.set_version(request.version);
-  if (absl::Status status = SetTensor(request.inputs, *message.mutable_inputs()); !status.ok()) {
-    return status;
-  }
   if (request.prior_precision) message.set_prior_precision(*request.prior_precision);
   message.set_link_approx(ToProto(request.link_approx));
   message.mutable_ood_scores()->Add(request.ood_scores.begin(), request.ood_scores.end());
@@ -173,17 +170,28 @@ absl::StatusOr<v1::PredictRequest> ToProto(const PredictRequest& request) {
   return message;
 }
 
-absl::StatusOr<v1::ScoreRequest> ToProto(const ScoreRequest& request) {
+v1::ScoreRequest OptionsToProto(const ScoreRequest& request) {
   v1::ScoreRequest message;
   message.set_model(request.model);
   message.set_version(request.version);
-  if (absl::Status status = SetTensor(request.inputs, *message.mutable_inputs()); !status.ok()) {
-    return status;
-  }
   message.mutable_ood_scores()->Add(request.ood_scores.begin(), request.ood_scores.end());
   message.set_variance_mode(ToProto(request.variance_mode));
   message.set_samples(request.samples);
   message.set_seed(request.seed);
+  return message;
+}
+
+absl::StatusOr<v1::PredictRequest> ToProto(const PredictRequest& request) {
+  v1::PredictRequest message = OptionsToProto(request);
+  const absl::Status status = InputsToProto(request.inputs, *message.mutable_inputs());
+  if (!status.ok()) return status;
+  return message;
+}
+
+absl::StatusOr<v1::ScoreRequest> ToProto(const ScoreRequest& request) {
+  v1::ScoreRequest message = OptionsToProto(request);
+  const absl::Status status = InputsToProto(request.inputs, *message.mutable_inputs());
+  if (!status.ok()) return status;
   return message;
 }
 

@@ -24,4 +24,12 @@ absl::optional<absl::Duration> RetryDelay(const absl::Status& status) {
          absl::Nanoseconds(retry_info.retry_delay().nanos());
 }
 
+absl::Status WithMessage(const absl::Status& status, absl::string_view message) {
+  absl::Status result(status.code(), message);
+  status.ForEachPayload([&result](absl::string_view url, const absl::Cord& payload) {
+    result.SetPayload(url, payload);
+  });
+  return result;
+}
+
 }  // namespace laplace::client

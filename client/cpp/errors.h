@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 
@@ -30,5 +31,8 @@ std::vector<FieldViolation> FieldViolations(const absl::Status& status);
 
 // How long the server asked to wait before the next attempt.
 absl::optional<absl::Duration> RetryDelay(const absl::Status& status);
+
+// The same error, details included, with another message.
+absl::Status WithMessage(const absl::Status& status, absl::string_view message);
 
 }  // namespace laplace::client

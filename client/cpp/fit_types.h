@@ -47,6 +47,7 @@ struct FitOptions {
   bool variance_correction = false;
   int64_t memory_limit_bytes = 0;
   int32_t fisher_samples = 0;
+  std::string feature_layer;  // empty: the last linear layer's input
 };
 
 struct FitRequest {
@@ -63,6 +64,16 @@ struct UpdateRequest {
   int64_t version = 0;
   std::string posterior_id = {};  // to start from; empty for the active one
   std::string dataset_id = {};    // from EnsureDataset
+  bool keep_inactive = false;
+};
+
+struct CalibrateRequest {
+  std::string model = {};
+  int64_t version = 0;
+  std::string posterior_id = {};       // to start from; empty for the active one
+  std::string dataset_id = {};         // from EnsureDataset; its targets are not used
+  double target_id_rate = 0;           // 0: what the posterior aims at
+  std::string default_ood_score = {};  // empty: as it is
   bool keep_inactive = false;
 };
 
@@ -90,6 +101,17 @@ struct OodThreshold {
   int64_t count = 0;
   double rate_lower = 0;
   double rate_upper = 0;
+  std::vector<double> id_quantiles;  // at .01 .05 .1 .25 .5 .75 .9 .95 .99; may be empty
+};
+
+// The features that the feature scores are about.
+struct FeatureSummary {
+  std::string layer;
+  int64_t n_features = 0;  // D
+  int64_t count = 0;
+  int64_t bank_size = 0;
+  int64_t knn_k = 0;
+  int64_t vim_dimensions = 0;  // 0: no vim
 };
 
 struct FitCost {
@@ -141,6 +163,9 @@ struct Posterior {
   std::string parent_posterior_id;
   int64_t updated_examples = 0;
   std::vector<std::string> updated_dataset_ids;
+  std::string calibration_dataset_id;
+  std::vector<std::string> available_ood_scores;
+  absl::optional<FeatureSummary> features;  // none if the model has no layer for them
 };
 
 enum class OperationState { kUnspecified, kRunning, kSucceeded, kFailed, kCancelled };

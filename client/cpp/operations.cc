@@ -1,4 +1,5 @@
-// Fits, updates and operations: starting, following through dropped connections, cancelling.
+// Fits, updates, calibrations and operations: starting, following through dropped connections,
+// cancelling.
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -67,6 +68,18 @@ absl::StatusOr<Operation> Client::StartUpdate(const UpdateRequest& request) cons
 absl::StatusOr<std::string> Client::Update(const UpdateRequest& request,
                                            const OperationProgress& progress) const {
   return FollowToItsEnd(*this, StartUpdate(request), progress);
+}
+
+absl::StatusOr<Operation> Client::StartCalibrate(const CalibrateRequest& request) const {
+  auto response = impl_->Call(*impl_->posteriors, &v1::PosteriorService::Stub::CalibrateOod,
+                              ToProto(request), impl_->options.timeout, /*idempotent=*/false);
+  if (!response.ok()) return response.status();
+  return FromProto(response->operation());
+}
+
+absl::StatusOr<std::string> Client::Calibrate(const CalibrateRequest& request,
+                                              const OperationProgress& progress) const {
+  return FollowToItsEnd(*this, StartCalibrate(request), progress);
 }
 
 absl::StatusOr<Operation> Client::WatchOperation(const std::string& id,

@@ -1,7 +1,8 @@
 // How a Client behaves towards the server: deadlines, retries, message sizes. A plain value.
 //
 // Every call has a deadline, and it covers all attempts and the waits between them. Retries are for
-// calls that may safely be repeated, which is every call except starting a fit or an update:
+// calls that may safely be repeated, which is every call except starting a fit, an update or a
+// calibration:
 // UNAVAILABLE is tried again with exponential backoff and jitter, RESOURCE_EXHAUSTED only if the
 // server said when to come back, and then never earlier than that.
 #pragma once
@@ -24,19 +25,22 @@ struct RetryPolicy {
 
 struct ClientOptions {
   // Calls that read or change state: lists, descriptions, activation, cancellation, health,
-  // starting a fit or an update.
+  // starting a fit, an update or a calibration.
   absl::Duration timeout = absl::Seconds(10);
   // LoadModel, which reads and tries a checkpoint.
   absl::Duration load_timeout = absl::Minutes(2);
-  // Predict and Score.
+  // Predict and Score, and every answer of PredictStream and ScoreStream.
   absl::Duration predict_timeout = absl::Seconds(60);
   // EnsureDataset, from the first byte to the server's receipt.
   absl::Duration upload_timeout = absl::Minutes(15);
-  // Fit, Update and WatchOperation, from start to end of the operation. Following stops then; the
-  // operation itself goes on.
+  // Fit, Update, Calibrate and WatchOperation, from start to end of the operation. Following stops
+  // then; the operation itself goes on.
   absl::Duration operation_timeout = absl::Hours(24);
   // One watch stream; a longer operation is watched through several.
   absl::Duration watch_timeout = absl::Minutes(10);
+  // One stream of rows; more of them go through several. The last part of it, half of it or twice
+  // predict_timeout, is kept for answers that are outstanding.
+  absl::Duration stream_timeout = absl::Minutes(10);
 
   RetryPolicy retry;
 

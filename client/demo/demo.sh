@@ -95,8 +95,8 @@ fi
 say "starting the server"
 rm -f "$address_file"
 # The lock is this script's; a server that outlives it must not hold it.
-"$laplaced" --registry "$state/registry" --listen 127.0.0.1:0 --address-file "$address_file" \
-  >"$log" 2>&1 9>&- &
+"$laplaced" --registry "$state/registry" --listen 127.0.0.1:0 --http-listen off \
+  --address-file "$address_file" >"$log" 2>&1 9>&- &
 server_pid=$!
 started=yes
 tenths=0

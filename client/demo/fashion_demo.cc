@@ -19,6 +19,7 @@
 #include "absl/time/clock.h"
 #include "client/cli/batches.h"
 #include "client/cli/context.h"
+#include "client/cli/detection_metrics.h"
 #include "client/cli/examples.h"
 #include "client/cli/metrics.h"
 #include "client/cli/progress.h"

@@ -52,6 +52,8 @@ const std::map<std::string, SettingHelp>& Help() {
       {"log_level", {"LEVEL", "debug, info, warning or error"}},
       {"allow_slow_blas", {"", "Start although LibTorch is served by a BLAS other than OpenBLAS"}},
       {"read_only", {"", "Change nothing in the registry; refuse fits, uploads and activation"}},
+      {"http_listen",
+       {"ADDRESS", "host:port for /metrics and health probes over HTTP; off opens none"}},
   };
   return *help;
 }

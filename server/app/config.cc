@@ -55,25 +55,33 @@ absl::Status CheckNumbers(const ServerConfig& config) {
   return absl::OkStatus();
 }
 
-absl::Status CheckListen(const std::string& listen) {
-  constexpr char kExpected[] = "host:port such as 127.0.0.1:8033 or [::]:8033, or unix:path";
-  constexpr char kUnix[] = "unix:";
-  if (listen.rfind(kUnix, 0) == 0) {
-    if (listen.size() > sizeof(kUnix) - 1) return absl::OkStatus();
-    return BadSetting("listen", kExpected, Quoted(listen));
-  }
+absl::Status CheckHostAndPort(absl::string_view name, absl::string_view expected,
+                              const std::string& listen) {
   const size_t colon = listen.rfind(':');
   int32_t port = -1;
   if (colon == std::string::npos || colon == 0 ||
       !absl::SimpleAtoi(listen.substr(colon + 1), &port) || port < 0 || port > 65535) {
-    return BadSetting("listen", kExpected, Quoted(listen));
+    return BadSetting(name, expected, Quoted(listen));
   }
   const std::string host = listen.substr(0, colon);
   if (host.find(':') != std::string::npos && (host.front() != '[' || host.back() != ']')) {
-    return BadSetting("listen", "brackets around an IPv6 address, such as [::1]:8033",
-                      Quoted(listen));
+    return BadSetting(name, "brackets around an IPv6 address, such as [::1]:8033", Quoted(listen));
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckListen(const std::string& listen) {
+  constexpr char kExpected[] = "host:port such as 127.0.0.1:8033 or [::]:8033, or unix:path";
+  constexpr char kUnix[] = "unix:";
+  if (listen.rfind(kUnix, 0) != 0) return CheckHostAndPort("listen", kExpected, listen);
+  if (listen.size() > sizeof(kUnix) - 1) return absl::OkStatus();
+  return BadSetting("listen", kExpected, Quoted(listen));
+}
+
+absl::Status CheckHttpListen(const std::string& listen) {
+  if (listen == kNoHttp) return absl::OkStatus();
+  return CheckHostAndPort("http_listen", "host:port such as 127.0.0.1:8034 or [::]:8034, or off",
+                          listen);
 }
 
 }  // namespace
@@ -94,6 +102,7 @@ ServerConfig DefaultConfig() {
   config.set_log_level("info");
   config.set_allow_slow_blas(false);
   config.set_read_only(false);
+  config.set_http_listen("127.0.0.1:8034");
   return config;
 }
 
@@ -156,6 +165,7 @@ absl::Status ValidateConfig(const ServerConfig& config) {
                       "nothing");
   }
   absl::Status status = CheckListen(config.listen());
+  if (status.ok()) status = CheckHttpListen(config.http_listen());
   if (status.ok()) status = ParseModelSelection(config.load()).status();
   if (status.ok()) status = CheckNumbers(config);
   if (!status.ok()) return status;

@@ -14,6 +14,9 @@
 
 namespace laplaced {
 
+// `http_listen` that opens no port.
+inline constexpr char kNoHttp[] = "off";
+
 // Every field set to its default; `registry` and `address_file` are empty.
 laplace::v1::ServerConfig DefaultConfig();
 

@@ -7,6 +7,7 @@
 #include <grpcpp/health_check_service_interface.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <future>
 #include <mutex>
@@ -21,7 +22,10 @@
 #include "server/app/calls_in_flight.h"
 #include "server/app/config.h"
 #include "server/app/model_selection.h"
+#include "server/observe/http_endpoint.h"
 #include "server/observe/log.h"
+#include "server/observe/metrics.h"
+#include "server/observe/ood_metrics.h"
 #include "server/registry/operation_store.h"
 #include "server/registry/registry_lock.h"
 #include "server/rpc/model_service.h"
@@ -57,10 +61,27 @@ bool IsLocal(const std::string& listen) {
   return false;
 }
 
+void WarnIfPublic(const std::string& address) {
+  if (IsLocal(address)) return;
+  LogWarning(absl::StrCat("listening on ", address,
+                          " without encryption and authentication; keep it on a trusted network"));
+}
+
 // What gRPC has to say is for those who debug it: what fails is reported by whoever called it. Its
 // own setting, GRPC_VERBOSITY, lets only errors come this far.
 void LogFromGrpc(gpr_log_func_args* args) {
   LogDebug(absl::StrCat("gRPC: ", args->message, " (", args->file, ":", args->line, ")"));
+}
+
+// Clients may look after idle connections every 10 seconds, and one whose client is gone without a
+// word ends after 80.
+void AddKeepAlive(grpc::ServerBuilder& builder) {
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
+  // Otherwise the third ping of an idle connection is never sent.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
 }
 
 // What a server needs of its registry.
@@ -114,7 +135,8 @@ struct Server::Parts {
         posterior_service(
             {*host, *fits, datasets, operations, admin_queue, upload_queue, config.read_only()}),
         operation_service(operations),
-        prediction_service(*host, compute_queue, config.max_message_bytes()) {}
+        ood_metrics(metrics),
+        prediction_service({*host, compute_queue, ood_metrics, config.max_message_bytes()}) {}
 
   static ModelHostOptions HostOptions(const ServerConfig& settings) {
     ModelHostOptions options;
@@ -122,6 +144,7 @@ struct Server::Parts {
     return options;
   }
 
+  absl::Status ListenHttp();
   absl::Status Listen();
   void StopCalls(steady_clock::time_point deadline);
   // False if the work of an operation still runs at `operations_deadline`.
@@ -140,12 +163,39 @@ struct Server::Parts {
   ModelService model_service;
   PosteriorService posterior_service;
   OperationService operation_service;
+  Metrics metrics;
+  OodMetrics ood_metrics;
   PredictionService prediction_service;
+  // Why calls cannot be made; null while they can. Texts are literals.
+  std::atomic<const char*> not_ready{"starting, models are being loaded"};
+  std::unique_ptr<HttpEndpoint> http;
   CallsInFlight calls;
   std::unique_ptr<grpc::Server> server;
   std::string address;
+  std::string http_address;
   std::mutex stop_mutex;
 };
+
+absl::Status Server::Parts::ListenHttp() {
+  if (config.http_listen() == kNoHttp) return absl::OkStatus();
+  HttpHandlers handlers;
+  handlers.metrics = [this] { return metrics.Text(); };
+  handlers.not_ready = [this] {
+    const char* reason = not_ready;
+    return std::string(reason == nullptr ? "" : reason);
+  };
+  auto opened = HttpEndpoint::Create(config.http_listen(), std::move(handlers));
+  if (!opened.ok()) {
+    return absl::Status(opened.status().code(),
+                        absl::StrCat("http_listen: ", opened.status().message(),
+                                     " Give another one, or off for none"));
+  }
+  http = *std::move(opened);
+  http_address = http->address();
+  LogInfo(absl::StrCat("metrics and probes on http://", http_address));
+  WarnIfPublic(http_address);
+  return absl::OkStatus();
+}
 
 absl::Status Server::Parts::Listen() {
   gpr_set_log_function(LogFromGrpc);
@@ -154,6 +204,7 @@ absl::Status Server::Parts::Listen() {
   grpc::ServerBuilder builder;
   // Otherwise a second server shares the port silently and each gets half of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  AddKeepAlive(builder);
   builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message_bytes()));
   int port = 0;
   builder.AddListeningPort(config.listen(), grpc::InsecureServerCredentials(), &port);
@@ -170,16 +221,14 @@ absl::Status Server::Parts::Listen() {
   }
   address = BoundAddress(config.listen(), port);
   server->GetHealthCheckService()->SetServingStatus(kPredictionServiceName, true);
-  if (!IsLocal(config.listen())) {
-    LogWarning(
-        absl::StrCat("listening on ", address,
-                     " without encryption and authentication; keep it on a trusted network"));
-  }
+  not_ready = nullptr;
+  WarnIfPublic(address);
   return absl::OkStatus();
 }
 
 // Takes no new calls from now on; returns when there are none any more.
 void Server::Parts::StopCalls(steady_clock::time_point deadline) {
+  not_ready = "draining, the server is about to stop";
   server->GetHealthCheckService()->Shutdown();
   const auto patience = deadline - steady_clock::now();
   const system_clock::time_point last =
@@ -208,6 +257,7 @@ bool Server::Parts::Stop(steady_clock::time_point calls_deadline,
     queue->Shutdown(steady_clock::time_point::min());
   }
   server.reset();
+  http.reset();
   return operations_ended;
 }
 
@@ -225,7 +275,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config
   std::unique_ptr<Server> server(
       new Server(std::make_unique<Parts>(config, *std::move(registry), backend)));
   Parts& parts = *server->parts_;
-  absl::Status status = LoadSelectedModels(*selection, parts.repository, *parts.host);
+  absl::Status status = parts.ListenHttp();
+  if (status.ok()) status = LoadSelectedModels(*selection, parts.repository, *parts.host);
   if (status.ok()) status = parts.Listen();
   if (!status.ok()) return status;
   return server;
@@ -239,6 +290,8 @@ Server::~Server() {
 }
 
 const std::string& Server::address() const { return parts_->address; }
+
+const std::string& Server::http_address() const { return parts_->http_address; }
 
 int64_t Server::waiting_requests() const { return parts_->compute_queue.waiting(); }
 

@@ -7,13 +7,20 @@
 
 namespace laplaced {
 
-absl::StatusOr<double> EmpiricalRisk::MeanLoss(const ProgressFn& progress) const {
+absl::StatusOr<double> EmpiricalRisk::MeanLoss(const ProgressFn& progress,
+                                               const ForwardFn& forward) const {
   return CatchTorch("training loss", [&]() -> absl::StatusOr<double> {
     double sum = 0;
     for (int64_t begin = 0; begin < size(); begin += chunk_size) {
       const Dataset chunk = data.Slice(begin, std::min(begin + chunk_size, size()));
-      const at::Tensor loss =
-          likelihood.Loss(network.Forward(NetworkInput(chunk.inputs)), chunk.targets);
+      const at::Tensor x = NetworkInput(chunk.inputs);
+      at::Tensor f;
+      if (forward) {
+        LAPLACED_ASSIGN_OR_RETURN(f, forward(x, chunk.targets));
+      } else {
+        f = network.Forward(x);
+      }
+      const at::Tensor loss = likelihood.Loss(f, chunk.targets);
       const at::Tensor bad = loss.isfinite().logical_not();
       if (bad.any().item<bool>()) {
         return absl::FailedPreconditionError(absl::StrCat("the loss of training example ",

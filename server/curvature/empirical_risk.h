@@ -21,6 +21,11 @@ namespace laplaced {
 // Called with examples done and total; an error stops the computation with that error.
 using ProgressFn = std::function<absl::Status(int64_t done, int64_t total)>;
 
+// f(x) [B, C] of a chunk of examples, in place of the network's own forward pass: for those who
+// want to see more of the same pass.
+using ForwardFn =
+    std::function<absl::StatusOr<at::Tensor>(const at::Tensor& x, const at::Tensor& targets)>;
+
 struct EmpiricalRisk {
   Network network;
   Likelihood likelihood;
@@ -38,7 +43,8 @@ struct EmpiricalRisk {
 
   // Mean loss over all examples, nats. FAILED_PRECONDITION if it is not finite (names the first
   // example).
-  absl::StatusOr<double> MeanLoss(const ProgressFn& progress = nullptr) const;
+  absl::StatusOr<double> MeanLoss(const ProgressFn& progress = nullptr,
+                                  const ForwardFn& forward = nullptr) const;
 };
 
 // Into which chunks a curvature product cuts a batch of n > 0 examples: about equal ones of at most

@@ -90,14 +90,14 @@ absl::StatusOr<std::shared_ptr<const FittedCurvature>> FitCurvature(const Empiri
 class Finish {
  public:
   Finish(EmpiricalRisk& risk, const CapturePlan& plan, const Dataset& validation,
-         const FitOptions& options, const FitProgressFn& progress,
-         const ValidationFn& on_validation, FitResult& result)
+         const FitOptions& options, const FitProgressFn& progress, const FitWatchers& watchers,
+         FitResult& result)
       : risk_(risk),
         plan_(plan),
         validation_(validation),
         options_(options),
         progress_(progress),
-        on_validation_(on_validation),
+        on_validation_(watchers.on_validation),
         result_(result) {}
 
   // REQUIRES: result has fitted, mean_train_loss and posterior.n_data; `previous` is the prior
@@ -219,10 +219,9 @@ class Finish {
     const int64_t chunk = std::min(risk_.chunk_size, ExamplesPerStep(risk_.network));
     for (int64_t begin = 0; begin < size; begin += chunk) {
       const Dataset part = chosen.Slice(begin, std::min(begin + chunk, size));
-      LAPLACED_ASSIGN_OR_RETURN(
-          const Linearized batch,
-          scored.structure->Linearize(risk_.network, plan_, risk_.NetworkInput(part.inputs),
-                                      request));
+      const at::Tensor x = risk_.NetworkInput(part.inputs);
+      LAPLACED_ASSIGN_OR_RETURN(const Linearized batch,
+                                scored.structure->Linearize(risk_.network, plan_, x, request));
       map_sum += risk_.likelihood.Loss(batch.f, part.targets).sum().item<double>();
       for (size_t i = 0; i < sums.size(); ++i) {
         sums[i] += PredictiveLoss(risk_.likelihood, batch.f, batch.variance[i], part.targets)
@@ -230,7 +229,7 @@ class Finish {
                        .item<double>();
       }
       if (!request.covariance_at.empty()) {
-        LAPLACED_RETURN_IF_ERROR(on_validation_(risk_.likelihood, scored, batch));
+        LAPLACED_RETURN_IF_ERROR(on_validation_(risk_.likelihood, scored, x, batch));
       }
       LAPLACED_RETURN_IF_ERROR(progress(begin + part.size(), size));
     }
@@ -262,15 +261,17 @@ class Finish {
 
 // Mean loss, and the noise of a Gaussian likelihood if it is not the manifest's.
 absl::Status MeasureLoss(EmpiricalRisk& risk, const FitOptions& options,
-                         const FitProgressFn& progress, FitResult& result) {
+                         const FitProgressFn& progress, const ForwardFn& on_training,
+                         FitResult& result) {
   double& sigma = risk.likelihood.sigma_noise;
   const bool gaussian = risk.likelihood.kind == Likelihood::Kind::kGaussian;
   if (gaussian && result.noise_method == NoiseMethod::kGiven) sigma = *options.sigma_noise;
   const bool from_data = gaussian && (result.noise_method == NoiseMethod::kData ||
                                       result.noise_method == NoiseMethod::kEvidence);
   if (from_data) sigma = 1;
-  LAPLACED_ASSIGN_OR_RETURN(result.mean_train_loss,
-                            risk.MeanLoss(PhaseProgress(progress, "training loss", 0, 0.05)));
+  LAPLACED_ASSIGN_OR_RETURN(
+      result.mean_train_loss,
+      risk.MeanLoss(PhaseProgress(progress, "training loss", 0, 0.05), on_training));
   if (from_data) {
     const auto c = static_cast<double>(risk.network.n_outputs());
     const double squares = 2 * (result.mean_train_loss - 0.5 * c * std::log(2 * M_PI));
@@ -329,18 +330,17 @@ NoiseMethod NoiseMethodOf(const FitOptions& options) {
 
 absl::StatusOr<FitResult> RunFit(EmpiricalRisk risk, const CapturePlan& plan,
                                  const Dataset& validation, const FitOptions& options,
-                                 const FitProgressFn& progress, const ValidationFn& on_validation) {
+                                 const FitProgressFn& progress, const FitWatchers& watchers) {
   return CatchTorch("fit", [&]() -> absl::StatusOr<FitResult> {
     FitResult result;
     result.prior_method = PriorMethodOf(options, validation.size() > 0);
     result.noise_method = NoiseMethodOf(options);
     RemarkOnSharedExamples(risk, validation, result);
-    LAPLACED_RETURN_IF_ERROR(MeasureLoss(risk, options, progress, result));
+    LAPLACED_RETURN_IF_ERROR(MeasureLoss(risk, options, progress, watchers.on_training, result));
     LAPLACED_ASSIGN_OR_RETURN(result.fitted, FitCurvature(risk, plan, options, progress, &result));
     result.posterior.n_data = NumData(risk);
-    LAPLACED_RETURN_IF_ERROR(
-        Finish(risk, plan, validation, options, progress, on_validation, result)
-            .Run(absl::nullopt, absl::nullopt));
+    LAPLACED_RETURN_IF_ERROR(Finish(risk, plan, validation, options, progress, watchers, result)
+                                 .Run(absl::nullopt, absl::nullopt));
     return result;
   });
 }
@@ -348,7 +348,7 @@ absl::StatusOr<FitResult> RunFit(EmpiricalRisk risk, const CapturePlan& plan,
 absl::StatusOr<FitResult> RunUpdate(EmpiricalRisk risk, const CapturePlan& plan,
                                     const Dataset& validation, const FitOptions& options,
                                     const UpdateStart& start, const FitProgressFn& progress,
-                                    const ValidationFn& on_validation) {
+                                    const FitWatchers& watchers) {
   return CatchTorch("update", [&]() -> absl::StatusOr<FitResult> {
     FitResult result;
     result.prior_method = PriorMethodOf(options, validation.size() > 0);
@@ -357,8 +357,9 @@ absl::StatusOr<FitResult> RunUpdate(EmpiricalRisk risk, const CapturePlan& plan,
     if (risk.likelihood.kind == Likelihood::Kind::kGaussian) {
       risk.likelihood.sigma_noise = start.sigma_noise;
     }
-    LAPLACED_ASSIGN_OR_RETURN(const double added_loss,
-                              risk.MeanLoss(PhaseProgress(progress, "training loss", 0, 0.05)));
+    LAPLACED_ASSIGN_OR_RETURN(
+        const double added_loss,
+        risk.MeanLoss(PhaseProgress(progress, "training loss", 0, 0.05), watchers.on_training));
     result.posterior.n_data = start.n_data + risk.size();
     const double share =
         static_cast<double>(risk.size()) / static_cast<double>(result.posterior.n_data);
@@ -371,9 +372,8 @@ absl::StatusOr<FitResult> RunUpdate(EmpiricalRisk risk, const CapturePlan& plan,
         result.fitted, start.fitted->WithData(risk, plan, curvature,
                                               PhaseProgress(progress, "curvature", 0.05, 0.7)));
     result.cost.curvature_seconds = time.Seconds();
-    LAPLACED_RETURN_IF_ERROR(
-        Finish(risk, plan, validation, options, progress, on_validation, result)
-            .Run(start.prior_precision, start.ood_prior_precision));
+    LAPLACED_RETURN_IF_ERROR(Finish(risk, plan, validation, options, progress, watchers, result)
+                                 .Run(start.prior_precision, start.ood_prior_precision));
     return result;
   });
 }

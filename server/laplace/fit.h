@@ -59,9 +59,15 @@ using FitProgressFn = std::function<absl::Status(const std::string& phase, int64
                                                  int64_t total, double fraction)>;
 
 // Sees all validation data, batch after batch, at the precision for OOD scores: f, covariance and
-// outside are there. `likelihood` has the posterior's noise.
+// outside are there. `x` are the network's inputs; `likelihood` has the posterior's noise.
 using ValidationFn = std::function<absl::Status(const Likelihood& likelihood, const Posterior& ood,
-                                                const Linearized& batch)>;
+                                                const at::Tensor& x, const Linearized& batch)>;
+
+// Those who want to see the data while a fit goes through it; each may be null.
+struct FitWatchers {
+  ForwardFn on_training;  // all training data (of an update: the new data), once
+  ValidationFn on_validation;
+};
 
 struct FitResult {
   std::shared_ptr<const FittedCurvature> fitted;
@@ -104,11 +110,13 @@ absl::Status CheckFit(const EmpiricalRisk& risk, const Dataset& validation,
 // The part of it that an update needs: data that fit the model.
 absl::Status CheckData(const EmpiricalRisk& risk, const std::string& field, const Dataset& data);
 
-// `validation` may be empty; `on_validation` may be null. REQUIRES: CheckFit is OK.
+// The part of that which is about inputs alone.
+absl::Status CheckExamples(const Manifest& manifest, const std::string& field, const Dataset& data);
+
+// `validation` may be empty. REQUIRES: CheckFit is OK.
 absl::StatusOr<FitResult> RunFit(EmpiricalRisk risk, const CapturePlan& plan,
                                  const Dataset& validation, const FitOptions& options,
-                                 const FitProgressFn& progress,
-                                 const ValidationFn& on_validation = nullptr);
+                                 const FitProgressFn& progress, const FitWatchers& watchers = {});
 
 // What an update starts from.
 struct UpdateStart {
@@ -126,6 +134,6 @@ struct UpdateStart {
 absl::StatusOr<FitResult> RunUpdate(EmpiricalRisk risk, const CapturePlan& plan,
                                     const Dataset& validation, const FitOptions& options,
                                     const UpdateStart& start, const FitProgressFn& progress,
-                                    const ValidationFn& on_validation = nullptr);
+                                    const FitWatchers& watchers = {});
 
 }  // namespace laplaced

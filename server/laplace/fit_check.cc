@@ -210,18 +210,24 @@ absl::optional<double> WeightDecayPrecision(const EmpiricalRisk& risk) {
   return static_cast<double>(NumData(risk)) * risk.manifest.weight_decay;
 }
 
-absl::Status CheckData(const EmpiricalRisk& risk, const std::string& field, const Dataset& data) {
+absl::Status CheckExamples(const Manifest& manifest, const std::string& field,
+                           const Dataset& data) {
   const std::vector<int64_t> example(data.inputs.sizes().begin() + 1, data.inputs.sizes().end());
-  if (example != risk.manifest.input_shape) {
+  if (example != manifest.input_shape) {
     return FieldError(field,
                       absl::StrCat("examples have shape ", ShapeString(example), ", expected ",
-                                   ShapeString(risk.manifest.input_shape), " (the model's input)"));
+                                   ShapeString(manifest.input_shape), " (the model's input)"));
   }
-  if (data.inputs.scalar_type() == at::kByte && !risk.manifest.accepts_uint8) {
+  if (data.inputs.scalar_type() == at::kByte && !manifest.accepts_uint8) {
     return FieldError(field,
                       "inputs are uint8, expected float32 or float64: the model's manifest does "
                       "not say how to scale raw pixels (input.uint8_scale)");
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckData(const EmpiricalRisk& risk, const std::string& field, const Dataset& data) {
+  LAPLACED_RETURN_IF_ERROR(CheckExamples(risk.manifest, field, data));
   return risk.likelihood.CheckTargets(field, data.targets, risk.network.n_outputs());
 }
 

@@ -91,6 +91,8 @@ class ConvolutionWeight : public ParameterUse {
                          Positions(grads).transpose(2, 3)};
   }
 
+  at::Tensor MeanInput() const override { return input_.detach().flatten(3).mean({1, 3}); }
+
  private:
   // [b, in * kernel, T * windows]
   at::Tensor InputColumns(int64_t begin, int64_t count) const {
@@ -138,6 +140,8 @@ class TiledConvolutionWeight : public ParameterUse {
     return OuterProducts{columns.transpose(1, 2), grads.flatten(3).transpose(2, 3)};
   }
 
+  at::Tensor MeanInput() const override { return input_.detach().flatten(2).mean(2); }
+
  private:
   at::Tensor Patches(int64_t begin, int64_t count) const {
     return ConvolutionPatches(shape_, input_.narrow(0, begin, count));
@@ -162,6 +166,8 @@ class TransposedConvolutionWeight : public ParameterUse {
                            columns.view({count, c, columns.size(1), columns.size(2)}),
                            geometry_.groups);
   }
+
+  at::Tensor MeanInput() const override { return input_.detach().flatten(2).mean(2); }
 
  private:
   const at::Tensor input_;

@@ -41,6 +41,8 @@ class LinearWeight : public ParameterUse {
     return true;
   }
 
+  at::Tensor MeanInput() const override { return input_.detach().mean(1); }
+
  private:
   // [b, C, T, out]
   static at::Tensor WithRows(const at::Tensor& grads) {

@@ -33,12 +33,14 @@ ViewedAs RoleOf(const std::string& kind, uint32_t edge) {
   return kind == "BmmBackward0" && edge == 1 ? ViewedAs::kMatrices : ViewedAs::kTensor;
 }
 
-// Every use of every parameter in the graph behind `outputs`, of `batch` examples that are ordered
-// as `order` says for each parameter.
+// Every use of every parameter, or of one alone, in the graph behind `outputs`, of `batch` examples
+// that are ordered as `order` says for each parameter.
 std::vector<FoundUse> FindUses(const Network& network, const at::Tensor& outputs, int64_t batch,
-                               const std::vector<ExampleOrder>& order) {
+                               const std::vector<ExampleOrder>& order,
+                               absl::optional<size_t> only = absl::nullopt) {
   std::unordered_map<c10::TensorImpl*, size_t> index;
   for (size_t i = 0; i < network.parameters().size(); ++i) {
+    if (only && i != *only) continue;
     index[network.parameters()[i].value.unsafeGetTensorImpl()] = i;
   }
   std::vector<FoundUse> found;
@@ -262,6 +264,18 @@ CapturedForward ForwardCaptured(const Network& network, const at::Tensor& x,
     }
     forward.nodes[it->second].uses.emplace_back(use.parameter, std::move(use.made.use));
   }
+  return forward;
+}
+
+LayerForward ForwardWithInputOf(const Network& network, const at::Tensor& x,
+                                const CapturePlan& plan, size_t weight) {
+  at::NoGradGuard no_grad;
+  const at::Tensor outputs = network.ForwardWithGraph(x);
+  LayerForward forward{outputs.detach(), {}};
+  if (!plan.captured[weight]) return forward;
+  const auto uses = FindUses(network, outputs, x.size(0), plan.order, weight);
+  if (uses.size() != 1 || uses[0].made.use == nullptr) return forward;
+  forward.input = uses[0].made.use->MeanInput();
   return forward;
 }
 

@@ -69,6 +69,10 @@ class ParameterUse {
                                                         int64_t /*count*/) const {
     return absl::nullopt;
   }
+
+  // What the weight is applied to, averaged over the places where it is (rows of a linear layer,
+  // pixels of a convolution): [B, in]. Undefined if this kind of layer has no such input.
+  virtual at::Tensor MeanInput() const { return {}; }
 };
 
 // What was decided for a network once.
@@ -111,6 +115,18 @@ struct CapturedForward {
 // Runs the network on x and captures the parameters that the plan says.
 CapturedForward ForwardCaptured(const Network& network, const at::Tensor& x,
                                 const CapturePlan& plan);
+
+// A forward pass that keeps the input of one layer.
+struct LayerForward {
+  at::Tensor outputs;  // f, [B, C], without graph
+  // MeanInput of the one use of the layer's weight, [B, in]; undefined if the weight is not
+  // captured, has no such input, or is used several times.
+  at::Tensor input;
+};
+
+// `weight` is the index of the parameter. Costs a forward pass that builds a graph.
+LayerForward ForwardWithInputOf(const Network& network, const at::Tensor& x,
+                                const CapturePlan& plan, size_t weight);
 
 // Decides the plan for a network; see above.
 CapturePlan FindCapturedParameters(const Network& network);

@@ -13,8 +13,8 @@ namespace {
 // Quantities that several scores share, computed when first asked for.
 class Shared {
  public:
-  Shared(const OodInputs& inputs, const Likelihood& likelihood)
-      : inputs_(inputs), likelihood_(likelihood) {}
+  Shared(const OodInputs& inputs, const Likelihood& likelihood, const OodKnowledge& knowledge)
+      : inputs_(inputs), likelihood_(likelihood), knowledge_(knowledge) {}
 
   const at::Tensor& f() const { return inputs_.f; }
   const Likelihood& likelihood() const { return likelihood_; }
@@ -27,6 +27,10 @@ class Shared {
   }
   const at::Tensor& covariance() const { return inputs_.covariance; }
   const at::Tensor& outside() const { return inputs_.outside; }
+  const at::Tensor& phi() const { return inputs_.features; }
+  const FeatureScores& features() const { return *knowledge_.features; }
+  const ClassTemplates& templates() const { return *knowledge_.templates; }
+  const std::vector<ScoreScale>& combined() const { return knowledge_.combined; }
   const at::Tensor& mutual_information() const { return inputs_.mutual_information; }
   const at::Tensor& moderated() {
     return Cached(moderated_, [&] { return ModeratedLogits(f(), variance()); });
@@ -41,6 +45,7 @@ class Shared {
 
   const OodInputs& inputs_;
   const Likelihood& likelihood_;
+  const OodKnowledge& knowledge_;
   at::Tensor p_, moderated_;
 };
 
@@ -52,6 +57,15 @@ at::Tensor Energy(Shared& s) {
 
 at::Tensor PlainEntropy(Shared& s) {
   return s.bernoulli() ? BinaryEntropy(s.p()).sum(1) : Entropy(s.p());
+}
+
+at::Tensor Gen(Shared& s) {
+  constexpr int64_t kLargest = 100;
+  constexpr double kGamma = 0.1;
+  const at::Tensor& p = s.p();
+  const at::Tensor top = p.size(1) > kLargest ? std::get<0>(p.topk(kLargest, 1)) : p;
+  // 1 - p from rounding may fall below zero.
+  return (top.pow(kGamma) * (1 - top).clamp_min(0).pow(kGamma)).sum(1);
 }
 
 at::Tensor LaplaceEntropy(Shared& s) {
@@ -71,7 +85,12 @@ at::Tensor InformationGain(Shared& s) {
   return 0.5 * (at::linalg_eigvalsh(s.covariance(), "L").clamp_min(0) / noise).log1p().sum(1);
 }
 
-enum class Needs { kLogits, kVariance, kCovariance, kOutside };
+at::Tensor Combined(Shared& s);
+
+enum class Needs { kLogits, kFeatures, kVariance, kCovariance, kOutside };
+
+// What a score can only be made of with more than a network and a posterior.
+enum class Takes { kNothing, kTemplates, kFeatures, kFeaturesByClass, kFeaturesAndHead, kScales };
 
 struct Score {
   const char* name;
@@ -79,27 +98,46 @@ struct Score {
   bool bernoulli;
   bool gaussian;
   Needs needs;
+  Takes takes;
   at::Tensor (*compute)(Shared&);
 };
 
 constexpr Score kScores[] = {
-    {"msp", true, false, false, Needs::kLogits, [](Shared& s) { return OneMinusMax(s.p()); }},
-    {"max_logit", true, true, false, Needs::kLogits, [](Shared& s) { return -s.f().amax(1); }},
-    {"energy", true, true, false, Needs::kLogits, Energy},
-    {"entropy", true, true, false, Needs::kLogits, PlainEntropy},
-    {"variance", true, true, true, Needs::kVariance, [](Shared& s) { return s.variance().sum(1); }},
-    {"laplace_entropy", true, true, false, Needs::kVariance, LaplaceEntropy},
-    {"laplace_msp", true, false, false, Needs::kVariance,
+    {"msp", true, false, false, Needs::kLogits, Takes::kNothing,
+     [](Shared& s) { return OneMinusMax(s.p()); }},
+    {"max_logit", true, true, false, Needs::kLogits, Takes::kNothing,
+     [](Shared& s) { return -s.f().amax(1); }},
+    {"energy", true, true, false, Needs::kLogits, Takes::kNothing, Energy},
+    {"entropy", true, true, false, Needs::kLogits, Takes::kNothing, PlainEntropy},
+    {"gen", true, false, false, Needs::kLogits, Takes::kNothing, Gen},
+    {"kl_matching", true, false, false, Needs::kLogits, Takes::kTemplates,
+     [](Shared& s) { return s.templates().LeastDivergence(s.f()); }},
+    {"mahalanobis", true, true, true, Needs::kFeatures, Takes::kFeatures,
+     [](Shared& s) { return s.features().Mahalanobis(s.phi()); }},
+    {"relative_mahalanobis", true, false, false, Needs::kFeatures, Takes::kFeaturesByClass,
+     [](Shared& s) { return s.features().RelativeMahalanobis(s.phi()); }},
+    {"knn", true, true, true, Needs::kFeatures, Takes::kFeatures,
+     [](Shared& s) { return s.features().Knn(s.phi()); }},
+    {"vim", true, false, false, Needs::kFeatures, Takes::kFeaturesAndHead,
+     [](Shared& s) { return s.features().Vim(s.phi(), s.f()); }},
+    {"react", true, false, false, Needs::kFeatures, Takes::kFeaturesAndHead,
+     [](Shared& s) { return s.features().React(s.phi()); }},
+    {"variance", true, true, true, Needs::kVariance, Takes::kNothing,
+     [](Shared& s) { return s.variance().sum(1); }},
+    {"laplace_entropy", true, true, false, Needs::kVariance, Takes::kNothing, LaplaceEntropy},
+    {"laplace_msp", true, false, false, Needs::kVariance, Takes::kNothing,
      [](Shared& s) { return OneMinusMax(at::softmax(s.moderated(), 1)); }},
-    {"moderated_energy", true, false, false, Needs::kVariance,
+    {"moderated_energy", true, false, false, Needs::kVariance, Takes::kNothing,
      [](Shared& s) { return -at::logsumexp(s.moderated(), 1); }},
-    {"mutual_information", true, true, false, Needs::kCovariance, MutualInformation},
-    {"local_ensemble", true, true, true, Needs::kOutside, [](Shared& s) { return s.outside(); }},
-    {"information_gain", false, false, true, Needs::kCovariance, InformationGain},
+    {"mutual_information", true, true, false, Needs::kCovariance, Takes::kNothing,
+     MutualInformation},
+    {"local_ensemble", true, true, true, Needs::kOutside, Takes::kNothing,
+     [](Shared& s) { return s.outside(); }},
+    {"combined", true, false, false, Needs::kVariance, Takes::kScales, Combined},
+    {"information_gain", false, false, true, Needs::kCovariance, Takes::kNothing, InformationGain},
 };
 
-bool Fits(const Score& score, Likelihood::Kind kind, bool has_directions) {
-  if (score.needs == Needs::kOutside && !has_directions) return false;
+bool ForLikelihood(const Score& score, Likelihood::Kind kind) {
   switch (kind) {
     case Likelihood::Kind::kCategorical:
       return score.categorical;
@@ -109,6 +147,35 @@ bool Fits(const Score& score, Likelihood::Kind kind, bool has_directions) {
       return score.gaussian;
   }
   return false;
+}
+
+// What is missing for a score that suits the likelihood; empty if nothing is.
+std::string Missing(const Score& score, const OodKnowledge& knowledge) {
+  if (score.needs == Needs::kOutside && !knowledge.has_directions) {
+    return "needs a posterior with directions";
+  }
+  const FeatureScores* features = knowledge.features.get();
+  switch (score.takes) {
+    case Takes::kNothing:
+      return "";
+    case Takes::kTemplates:
+      return knowledge.templates != nullptr ? "" : "needs a posterior with validation data";
+    case Takes::kFeatures:
+      return features != nullptr ? "" : "needs features, which this posterior has none of";
+    case Takes::kFeaturesByClass:
+      if (features == nullptr) return "needs features, which this posterior has none of";
+      return features->has_classes() ? "" : "needs training examples of two classes at least";
+    case Takes::kFeaturesAndHead:
+      if (features == nullptr) return "needs features, which this posterior has none of";
+      return features->has_head() ? "" : "needs the features of the last linear layer";
+    case Takes::kScales:
+      return !knowledge.combined.empty() ? "" : "needs features and validation data";
+  }
+  return "";
+}
+
+bool Fits(const Score& score, const OodKnowledge& knowledge) {
+  return ForLikelihood(score, knowledge.kind) && Missing(score, knowledge).empty();
 }
 
 const Score* FindScore(const std::string& name) {
@@ -122,29 +189,62 @@ bool AnyNeeds(const std::vector<std::string>& names, Needs needs) {
                      [needs](const std::string& name) { return FindScore(name)->needs == needs; });
 }
 
+at::Tensor Combined(Shared& s) {
+  return Combine(s.combined(),
+                 [&](const std::string& score) { return FindScore(score)->compute(s); });
+}
+
+bool FromPosterior(const Score& score) {
+  return score.needs != Needs::kLogits && score.needs != Needs::kFeatures;
+}
+
 }  // namespace
 
-std::vector<std::string> OodScoreNames(Likelihood::Kind kind, bool has_directions) {
+std::vector<std::string> OodScoreNames(const OodKnowledge& knowledge) {
   std::vector<std::string> names;
   for (const Score& score : kScores) {
-    if (Fits(score, kind, has_directions)) names.push_back(score.name);
+    if (Fits(score, knowledge)) names.push_back(score.name);
   }
   return names;
 }
 
-std::string DefaultOodScore(Likelihood::Kind kind) {
-  return kind == Likelihood::Kind::kGaussian ? "variance" : "laplace_entropy";
+std::string DefaultOodScore(const OodKnowledge& knowledge) {
+  if (!knowledge.combined.empty()) return "combined";
+  switch (knowledge.kind) {
+    case Likelihood::Kind::kCategorical:
+      return "moderated_energy";
+    case Likelihood::Kind::kBernoulli:
+      return "laplace_entropy";
+    case Likelihood::Kind::kGaussian:
+      break;
+  }
+  return "variance";
+}
+
+std::vector<std::string> CombinedParts() { return {"knn", "react", "moderated_energy"}; }
+
+at::Tensor Combine(const std::vector<ScoreScale>& scales,
+                   const std::function<at::Tensor(const std::string& score)>& values) {
+  constexpr double kSharpness = 2;
+  std::vector<at::Tensor> views;
+  for (const ScoreScale& scale : scales) {
+    const at::Tensor centred = values(scale.score) - scale.median;
+    views.push_back(scale.spread > 0 ? centred / scale.spread : at::zeros_like(centred));
+  }
+  return at::logsumexp(kSharpness * at::stack(views), 0) / kSharpness;
 }
 
 absl::Status CheckOodScores(const std::string& field, const std::vector<std::string>& names,
-                            Likelihood::Kind kind, bool has_directions) {
+                            const OodKnowledge& knowledge) {
   for (size_t i = 0; i < names.size(); ++i) {
     const Score* score = FindScore(names[i]);
-    if (score != nullptr && Fits(*score, kind, has_directions)) continue;
+    if (score != nullptr && Fits(*score, knowledge)) continue;
+    const bool known = score != nullptr && ForLikelihood(*score, knowledge.kind);
     return FieldError(
         absl::StrCat(field, "[", i, "]"),
-        absl::StrCat("expected one of ", absl::StrJoin(OodScoreNames(kind, has_directions), ", "),
-                     "; got \"", names[i].substr(0, 100), "\""));
+        absl::StrCat("expected one of ", absl::StrJoin(OodScoreNames(knowledge), ", "), "; got \"",
+                     names[i].substr(0, 100), "\"",
+                     known ? absl::StrCat(", which ", Missing(*score, knowledge)) : ""));
   }
   return absl::OkStatus();
 }
@@ -155,10 +255,12 @@ absl::Status CheckOodScoresIn(VarianceMode mode, const std::string& field,
   if (!top && mode != VarianceMode::kSampled) return absl::OkStatus();
   for (size_t i = 0; i < names.size(); ++i) {
     const Score& score = *FindScore(names[i]);
-    if (score.needs == Needs::kLogits) continue;
+    if (!FromPosterior(score)) continue;
     std::string reason;
     if (top) {
-      reason = "TOP_CLASSES knows the variance of some outputs only; take a score from logits";
+      reason =
+          "TOP_CLASSES knows the variance of some outputs only; take a score from logits or "
+          "features";
     } else if (score.needs == Needs::kOutside) {
       reason = "SAMPLED draws functions and sees no directions";
     } else if (score.compute == InformationGain) {
@@ -174,8 +276,14 @@ absl::Status CheckOodScoresIn(VarianceMode mode, const std::string& field,
 }
 
 bool NeedsPosterior(const std::vector<std::string>& names) {
+  return std::any_of(names.begin(), names.end(),
+                     [](const std::string& name) { return FromPosterior(*FindScore(name)); });
+}
+
+bool NeedsFeatures(const std::vector<std::string>& names) {
   return std::any_of(names.begin(), names.end(), [](const std::string& name) {
-    return FindScore(name)->needs != Needs::kLogits;
+    const Score& score = *FindScore(name);
+    return score.needs == Needs::kFeatures || score.takes == Takes::kScales;
   });
 }
 
@@ -203,8 +311,9 @@ OodInputs ToOodInputs(const Linearized& linearized) {
 }
 
 std::vector<at::Tensor> ComputeOodScores(const std::vector<std::string>& names,
-                                         const OodInputs& inputs, const Likelihood& likelihood) {
-  Shared shared(inputs, likelihood);
+                                         const OodInputs& inputs, const Likelihood& likelihood,
+                                         const OodKnowledge& knowledge) {
+  Shared shared(inputs, likelihood, knowledge);
   std::vector<at::Tensor> scores;
   for (const std::string& name : names) scores.push_back(FindScore(name)->compute(shared));
   return scores;

@@ -33,6 +33,18 @@ double BetaCdf(double x, double a, double b) {
   return n - a < a ? tail(x, a) : 1 - tail(1 - x, b);
 }
 
+std::vector<double> IdQuantiles(std::vector<double> scores) {
+  std::sort(scores.begin(), scores.end());
+  std::vector<double> quantiles;
+  for (const double q : kIdQuantiles) {
+    const double position = q * static_cast<double>(scores.size() - 1);
+    const auto below = static_cast<size_t>(position);
+    const double low = scores[below], high = scores[std::min(below + 1, scores.size() - 1)];
+    quantiles.push_back(low + (position - static_cast<double>(below)) * (high - low));
+  }
+  return quantiles;
+}
+
 OodThreshold CalibrateThreshold(std::vector<double> scores, double target_id_rate) {
   const auto n = static_cast<double>(scores.size());
   const double k = std::min(n, std::ceil((n + 1) * (1 - target_id_rate)));

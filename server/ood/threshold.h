@@ -11,6 +11,9 @@
 
 namespace laplaced {
 
+// Probabilities at which the quantiles of calibration scores are kept.
+inline constexpr double kIdQuantiles[] = {.01, .05, .1, .25, .5, .75, .9, .95, .99};
+
 struct OodThreshold {
   double threshold = 0;
   double rate_lower = 0;
@@ -19,6 +22,10 @@ struct OodThreshold {
 
 // REQUIRES: scores is not empty, 0 < target_id_rate < 1.
 OodThreshold CalibrateThreshold(std::vector<double> scores, double target_id_rate);
+
+// The scores' quantiles at kIdQuantiles, between neighbours in proportion (as numpy.quantile).
+// REQUIRES: scores is not empty.
+std::vector<double> IdQuantiles(std::vector<double> scores);
 
 // P(X <= x) for X ~ Beta(a, b) with whole a, b >= 1: the binomial tail, summed.
 double BetaCdf(double x, double a, double b);

@@ -15,7 +15,7 @@
 namespace laplaced {
 namespace {
 
-constexpr int64_t kFormatVersion = 2;
+constexpr int64_t kFormatVersion = 3;
 
 struct FileEntry {
   int64_t bytes = 0;

@@ -1,9 +1,9 @@
 // A posterior on disk: `<folder>/posterior.json` and `<folder>/tensors.safetensors`.
 //
-// posterior.json holds "format_version": 2, every field of PosteriorRecord under its own name,
+// posterior.json holds "format_version": 3, every field of PosteriorRecord under its own name,
 // "files": for each other file its size and SHA-256, and last the checksum of its own text
-// (sealed_json.h). Version 1 is read too: fields that it did not have keep the defaults of
-// PosteriorRecord. Writing is atomic: files go to a hidden sibling folder, are synced, and the
+// (sealed_json.h). Versions 1 and 2 are read too: fields that they did not have keep the defaults
+// of PosteriorRecord. Writing is atomic: files go to a hidden sibling folder, are synced, and the
 // folder is renamed into place, so a reader sees all or nothing, also after a kill or a power cut.
 // Reading checks sizes and checksums and refuses a damaged artifact with DATA_LOSS that names the
 // file; a missing folder is NOT_FOUND; a newer format_version is FAILED_PRECONDITION. JSON numbers

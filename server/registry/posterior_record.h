@@ -36,6 +36,17 @@ struct OodThresholdRecord {
   int64_t count = 0;      // calibration examples
   double rate_lower = 0;  // 95 % interval of the rate on fresh in-distribution data
   double rate_upper = 0;
+  std::vector<double> id_quantiles;  // at kIdQuantiles of server/ood/threshold.h
+};
+
+// See FeatureSummary in laplace/v1/posterior.proto; no layer: there are no features.
+struct FeatureRecord {
+  std::string layer;
+  int64_t n_features = 0;
+  int64_t count = 0;
+  int64_t bank_size = 0;
+  int64_t knn_k = 0;
+  int64_t vim_dimensions = 0;
 };
 
 struct PosteriorRecord {
@@ -60,6 +71,7 @@ struct PosteriorRecord {
   bool variance_correction = false;
   int64_t memory_limit_bytes = 0;
   int64_t fisher_samples = 0;
+  std::string feature_layer;  // as asked for; empty: the last linear layer's input
   uint64_t seed = 0;
   double lanczos_tolerance = 0;
   int64_t max_products = 0;
@@ -94,6 +106,9 @@ struct PosteriorRecord {
   double validation_nll_map = 0;
   std::vector<OodThresholdRecord> ood_thresholds;
   std::string default_ood_score;
+  std::vector<std::string> available_ood_scores;
+  std::string calibration_dataset_id;
+  FeatureRecord features;
   int64_t mc_samples = 0;
 
   std::string train_dataset_id;

@@ -32,6 +32,17 @@ void VisitFields(OodThresholdRecord& record, Visitor& visit) {
   visit("count", record.count);
   visit("rate_lower", record.rate_lower);
   visit("rate_upper", record.rate_upper);
+  visit("id_quantiles", record.id_quantiles);
+}
+
+template <typename Visitor>
+void VisitFields(FeatureRecord& record, Visitor& visit) {
+  visit("layer", record.layer);
+  visit("n_features", record.n_features);
+  visit("count", record.count);
+  visit("bank_size", record.bank_size);
+  visit("knn_k", record.knn_k);
+  visit("vim_dimensions", record.vim_dimensions);
 }
 
 template <typename Visitor>
@@ -55,6 +66,7 @@ void VisitFields(PosteriorRecord& record, Visitor& visit) {
   visit("variance_correction", record.variance_correction);
   visit("memory_limit_bytes", record.memory_limit_bytes);
   visit("fisher_samples", record.fisher_samples);
+  visit("feature_layer", record.feature_layer);
   visit("seed", record.seed);
   visit("lanczos_tolerance", record.lanczos_tolerance);
   visit("max_products", record.max_products);
@@ -88,6 +100,9 @@ void VisitFields(PosteriorRecord& record, Visitor& visit) {
   visit("validation_nll_map", record.validation_nll_map);
   visit("ood_thresholds", record.ood_thresholds);
   visit("default_ood_score", record.default_ood_score);
+  visit("available_ood_scores", record.available_ood_scores);
+  visit("calibration_dataset_id", record.calibration_dataset_id);
+  visit("features", record.features);
   visit("mc_samples", record.mc_samples);
   visit("train_dataset_id", record.train_dataset_id);
   visit("validation_dataset_id", record.validation_dataset_id);

@@ -269,6 +269,7 @@ absl::Status ReadFitOptions(const v1::FitOptions& options, FitRequest* fit) {
   fit->variance_correction = options.variance_correction();
   fit->memory_limit_bytes = options.memory_limit_bytes();
   fit->fisher_samples = options.fisher_samples();
+  fit->feature_layer = options.feature_layer();
   return absl::OkStatus();
 }
 
@@ -297,6 +298,7 @@ void FillFitOptions(const PosteriorRecord& record, v1::FitOptions* options) {
   options->set_variance_correction(record.variance_correction);
   options->set_memory_limit_bytes(record.memory_limit_bytes);
   options->set_fisher_samples(static_cast<int32_t>(record.fisher_samples));
+  options->set_feature_layer(record.feature_layer);
 }
 
 }  // namespace laplaced

@@ -19,6 +19,7 @@ namespace v1 = laplace::v1;
 
 constexpr char kFit[] = "PosteriorService.FitPosterior";
 constexpr char kUpdate[] = "PosteriorService.UpdatePosterior";
+constexpr char kCalibrate[] = "PosteriorService.CalibrateOod";
 constexpr char kList[] = "PosteriorService.ListPosteriors";
 constexpr char kGet[] = "PosteriorService.GetPosterior";
 constexpr char kActivate[] = "PosteriorService.ActivatePosterior";
@@ -32,7 +33,8 @@ absl::Status CheckPosteriorId(const std::string& id) {
 absl::Status ReadOnly() {
   return absl::FailedPreconditionError(
       "this server is read-only (it was started with --read-only) and changes nothing in its "
-      "registry; send fits, updates, uploads and activations to the server that writes to it");
+      "registry; send fits, updates, calibrations, uploads and activations to the server that "
+      "writes to it");
 }
 
 // Answers an upload without reading it.
@@ -66,6 +68,18 @@ grpc::ServerUnaryReactor* PosteriorService::UpdatePosterior(
   return StartOperation(
       call, kUpdate,
       [this, update = *std::move(update)] { return parts_.fits.StartUpdate(update); },
+      response->mutable_operation());
+}
+
+grpc::ServerUnaryReactor* PosteriorService::CalibrateOod(grpc::CallbackServerContext* call,
+                                                         const v1::CalibrateOodRequest* request,
+                                                         v1::CalibrateOodResponse* response) {
+  if (parts_.read_only) return FinishNow(call, kCalibrate, ReadOnly());
+  absl::StatusOr<CalibrateRequest> calibrate = ToCalibrateRequest(*request);
+  if (!calibrate.ok()) return FinishNow(call, kCalibrate, calibrate.status());
+  return StartOperation(
+      call, kCalibrate,
+      [this, calibrate = *std::move(calibrate)] { return parts_.fits.StartCalibrate(calibrate); },
       response->mutable_operation());
 }
 

@@ -1,21 +1,18 @@
 // laplace.v1.PredictionService: checks a request on gRPC's thread and computes it on the compute
-// queue.
+// queue; streams are PredictStreamReactor's.
 //
-// The inputs are used in place, so a request's memory is not copied. Thread-safe. Host and queue
-// must outlive the gRPC server.
+// The inputs are used in place, so a request's memory is not copied. Thread-safe.
 #pragma once
 
 #include <laplace/v1/prediction.grpc.pb.h>
 
-#include "server/serving/compute_queue.h"
-#include "server/serving/model_host.h"
+#include "server/rpc/prediction_work.h"
 
 namespace laplaced {
 
 class PredictionService final : public laplace::v1::PredictionService::CallbackService {
  public:
-  // Answers that would be larger than `max_response_bytes` are refused before they are computed.
-  PredictionService(const ModelHost& host, ComputeQueue& queue, int64_t max_response_bytes);
+  explicit PredictionService(const PredictionParts& parts);
 
   grpc::ServerUnaryReactor* Predict(grpc::CallbackServerContext* call,
                                     const laplace::v1::PredictRequest* request,
@@ -23,11 +20,11 @@ class PredictionService final : public laplace::v1::PredictionService::CallbackS
   grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext* call,
                                   const laplace::v1::ScoreRequest* request,
                                   laplace::v1::ScoreResponse* response) override;
+  grpc::ServerBidiReactor<laplace::v1::PredictStreamRequest, laplace::v1::PredictStreamResponse>*
+  PredictStream(grpc::CallbackServerContext* call) override;
 
  private:
-  const ModelHost& host_;
-  ComputeQueue& queue_;
-  const int64_t max_response_bytes_;
+  const PredictionParts parts_;
 };
 
 }  // namespace laplaced

@@ -122,8 +122,22 @@ void FillValidation(const PosteriorRecord& record, v1::Posterior* posterior) {
     added->set_count(threshold.count);
     added->set_rate_lower(threshold.rate_lower);
     added->set_rate_upper(threshold.rate_upper);
+    added->mutable_id_quantiles()->Assign(threshold.id_quantiles.begin(),
+                                          threshold.id_quantiles.end());
   }
   posterior->set_default_ood_score(record.default_ood_score);
+  posterior->mutable_available_ood_scores()->Assign(record.available_ood_scores.begin(),
+                                                    record.available_ood_scores.end());
+  posterior->set_calibration_dataset_id(record.calibration_dataset_id);
+}
+
+void FillFeatures(const FeatureRecord& record, v1::FeatureSummary* features) {
+  features->set_layer(record.layer);
+  features->set_n_features(record.n_features);
+  features->set_count(record.count);
+  features->set_bank_size(record.bank_size);
+  features->set_knn_k(record.knn_k);
+  features->set_vim_dimensions(record.vim_dimensions);
 }
 
 }  // namespace
@@ -193,6 +207,7 @@ void FillPosterior(const PosteriorRecord& record, const std::string& active_post
   posterior->set_effective_parameters(record.effective_parameters);
   posterior->set_mean_train_loss(record.mean_train_loss);
   FillValidation(record, posterior);
+  if (!record.features.layer.empty()) FillFeatures(record.features, posterior->mutable_features());
   posterior->set_train_dataset_id(record.train_dataset_id);
   posterior->set_validation_dataset_id(record.validation_dataset_id);
   posterior->set_parent_posterior_id(record.parent_posterior_id);
@@ -227,12 +242,12 @@ void FillDataset(const DatasetInfo& info, v1::Dataset* dataset) {
 void FillScore(const ScoreValues& values, v1::OodScore* score) {
   score->set_name(values.name);
   score->mutable_values()->Assign(values.values.begin(), values.values.end());
-  if (!values.threshold) return;
-  score->set_threshold(*values.threshold);
-  score->set_target_id_rate(values.target_id_rate);
+  if (values.calibration == nullptr) return;
+  const double threshold = values.calibration->threshold;
+  score->set_threshold(threshold);
+  score->set_target_id_rate(values.calibration->target_id_rate);
   score->mutable_is_ood()->Reserve(static_cast<int>(values.values.size()));
-  // Not `value > threshold`: a NaN must be flagged, because nothing speaks for its example.
-  for (const double value : values.values) score->add_is_ood(!(value <= *values.threshold));
+  for (const double value : values.values) score->add_is_ood(IsOod(value, threshold));
 }
 
 void FillPrediction(const Prediction& prediction, v1::PredictResponse* response) {

@@ -106,6 +106,17 @@ absl::Status ReadMode(const Request& request, bool other_draws, Options* options
   return absl::OkStatus();
 }
 
+// What every request that brings new data to a posterior has.
+template <typename Request>
+absl::Status CheckNewDataFor(const Request& request) {
+  absl::Status status = CheckModel("model", request.model(), request.version());
+  if (status.ok() && !request.posterior_id().empty()) {
+    status = CheckId("posterior_id", request.posterior_id(), "a posterior");
+  }
+  if (status.ok()) status = CheckId("dataset_id", request.dataset_id(), "an uploaded data set");
+  return status;
+}
+
 }  // namespace
 
 absl::StatusOr<FitRequest> ToFitRequest(const v1::FitPosteriorRequest& request) {
@@ -134,11 +145,7 @@ absl::StatusOr<FitRequest> ToFitRequest(const v1::FitPosteriorRequest& request) 
 }
 
 absl::StatusOr<UpdateRequest> ToUpdateRequest(const v1::UpdatePosteriorRequest& request) {
-  absl::Status status = CheckModel("model", request.model(), request.version());
-  if (status.ok() && !request.posterior_id().empty()) {
-    status = CheckId("posterior_id", request.posterior_id(), "a posterior");
-  }
-  if (status.ok()) status = CheckId("dataset_id", request.dataset_id(), "an uploaded data set");
+  const absl::Status status = CheckNewDataFor(request);
   if (!status.ok()) return status;
   UpdateRequest update;
   update.model = request.model();
@@ -147,6 +154,24 @@ absl::StatusOr<UpdateRequest> ToUpdateRequest(const v1::UpdatePosteriorRequest& 
   update.dataset_id = request.dataset_id();
   update.keep_inactive = request.keep_inactive();
   return update;
+}
+
+absl::StatusOr<CalibrateRequest> ToCalibrateRequest(const v1::CalibrateOodRequest& request) {
+  absl::Status status = CheckNewDataFor(request);
+  if (status.ok()) status = CheckBelow("target_id_rate", request.target_id_rate(), 1);
+  if (status.ok() && !request.default_ood_score().empty()) {
+    status = CheckId("default_ood_score", request.default_ood_score(), "a score");
+  }
+  if (!status.ok()) return status;
+  CalibrateRequest calibrate;
+  calibrate.model = request.model();
+  calibrate.version = request.version();
+  calibrate.posterior_id = request.posterior_id();
+  calibrate.dataset_id = request.dataset_id();
+  calibrate.target_id_rate = request.target_id_rate();
+  calibrate.default_ood_score = request.default_ood_score();
+  calibrate.keep_inactive = request.keep_inactive();
+  return calibrate;
 }
 
 absl::StatusOr<DatasetHeader> ToDatasetHeader(const v1::DatasetHeader& header) {

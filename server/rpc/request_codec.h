@@ -20,6 +20,9 @@ absl::StatusOr<FitRequest> ToFitRequest(const laplace::v1::FitPosteriorRequest& 
 
 absl::StatusOr<UpdateRequest> ToUpdateRequest(const laplace::v1::UpdatePosteriorRequest& request);
 
+absl::StatusOr<CalibrateRequest> ToCalibrateRequest(
+    const laplace::v1::CalibrateOodRequest& request);
+
 absl::StatusOr<DatasetHeader> ToDatasetHeader(const laplace::v1::DatasetHeader& header);
 
 absl::StatusOr<PredictOptions> ToPredictOptions(const laplace::v1::PredictRequest& request);

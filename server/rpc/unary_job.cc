@@ -26,15 +26,6 @@ class JobReactor final : public grpc::ServerUnaryReactor {
   const std::shared_ptr<ComputeContext> context_;
 };
 
-absl::Status RunGuarded(const UnaryWork& work, const ComputeContext& context,
-                        double queue_seconds) {
-  try {
-    return work(context, queue_seconds);
-  } catch (const std::exception& error) {
-    return absl::InternalError(absl::StrCat("unexpected exception: ", error.what()));
-  }
-}
-
 }  // namespace
 
 grpc::ServerUnaryReactor* RunOnQueue(ComputeQueue& queue, grpc::CallbackServerContext* call,
@@ -48,8 +39,8 @@ grpc::ServerUnaryReactor* RunOnQueue(ComputeQueue& queue, grpc::CallbackServerCo
   job.context = context;
   job.run = [reactor, method, context = context.get(),
              work = std::move(work)](double queue_seconds) {
-    const grpc::Status status = ToGrpcStatus(RunGuarded(work, *context, queue_seconds), method);
-    reactor->Finish(status);
+    const absl::Status status = RunGuarded([&] { return work(*context, queue_seconds); });
+    reactor->Finish(ToGrpcStatus(status, method));
   };
   job.drop = [reactor, method](const absl::Status& status) {
     reactor->Finish(ToGrpcStatus(status, method));
@@ -66,6 +57,14 @@ grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* call, const cha
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
   reactor->Finish(ToGrpcStatus(status, method));
   return reactor;
+}
+
+absl::Status RunGuarded(const std::function<absl::Status()>& step) {
+  try {
+    return step();
+  } catch (const std::exception& error) {
+    return absl::InternalError(absl::StrCat("unexpected exception: ", error.what()));
+  }
 }
 
 std::shared_ptr<ComputeContext> MakeComputeContext(const grpc::CallbackServerContext& call) {

@@ -29,6 +29,9 @@ grpc::ServerUnaryReactor* RunOnQueue(ComputeQueue& queue, grpc::CallbackServerCo
 grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* call, const char* method,
                                     const absl::Status& status);
 
+// Runs `step`; an exception that comes out of it is an INTERNAL error.
+absl::Status RunGuarded(const std::function<absl::Status()>& step);
+
 // A context with the call's deadline.
 std::shared_ptr<ComputeContext> MakeComputeContext(const grpc::CallbackServerContext& call);
 

@@ -1,6 +1,5 @@
 #include "server/rpc/upload_reactor.h"
 
-#include <exception>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -32,14 +31,6 @@ absl::Status InChunk(const absl::Status& status, int64_t chunk, int64_t first_ro
                                                    ", which begins with row ", first_row, ")"));
   result.SetPayload(kFieldPayloadUrl, absl::Cord(field));
   return result;
-}
-
-absl::Status RunGuarded(const std::function<absl::Status()>& step) {
-  try {
-    return step();
-  } catch (const std::exception& error) {
-    return absl::InternalError(absl::StrCat("unexpected exception: ", error.what()));
-  }
 }
 
 }  // namespace

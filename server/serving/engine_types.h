@@ -5,12 +5,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/types/optional.h"
 #include "formats/safetensors.h"
 #include "server/laplace/variance_mode.h"
+#include "server/registry/posterior_record.h"
 
 namespace laplaced {
 
@@ -79,9 +81,12 @@ struct VarianceReport {
 struct ScoreValues {
   std::string name;
   std::vector<double> values;
-  absl::optional<double> threshold;
-  double target_id_rate = 0;
+  // What calibration found for this score; null: no verdict.
+  std::shared_ptr<const OodThresholdRecord> calibration;
 };
+
+// Not `value > threshold`: a NaN must be flagged, because nothing speaks for its example.
+inline bool IsOod(double value, double threshold) { return !(value <= threshold); }
 
 struct Prediction {
   std::string posterior_id;

@@ -49,6 +49,7 @@ struct FitRequest {
   bool variance_correction = false;
   int64_t memory_limit_bytes = 0;
   int64_t fisher_samples = 0;
+  std::string feature_layer;
 };
 
 // As in the API.
@@ -60,6 +61,17 @@ struct UpdateRequest {
   bool keep_inactive = false;
 };
 
+// As in the API.
+struct CalibrateRequest {
+  std::string model;
+  int64_t version = 0;
+  std::string posterior_id;  // empty: the active one
+  std::string dataset_id;
+  double target_id_rate = 0;      // 0: as it is
+  std::string default_ood_score;  // empty: as it is
+  bool keep_inactive = false;
+};
+
 class FitService {
  public:
   virtual ~FitService() = default;
@@ -68,6 +80,8 @@ class FitService {
   virtual absl::StatusOr<OperationSnapshot> Start(const FitRequest& request) = 0;
   // Likewise; adds data to a posterior that exists.
   virtual absl::StatusOr<OperationSnapshot> StartUpdate(const UpdateRequest& request) = 0;
+  // Likewise; sets the thresholds of a posterior that exists anew.
+  virtual absl::StatusOr<OperationSnapshot> StartCalibrate(const CalibrateRequest& request) = 0;
 
   // Newest first, without spectra. Unreadable artifacts are listed with their id and a warning that
   // says what is wrong.

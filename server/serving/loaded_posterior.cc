@@ -13,6 +13,7 @@
 #include "server/model/input_transform.h"
 #include "server/model/torch_status.h"
 #include "server/serving/fit_records.h"
+#include "server/serving/ood_calibration.h"
 
 namespace laplaced {
 namespace {
@@ -89,6 +90,55 @@ absl::StatusOr<TensorMap> ReadTensors(const MappedSafetensors& file) {
   return tensors;
 }
 
+// Of the tensors that were kept with a posterior; nothing in artifacts of older formats.
+absl::StatusOr<OodStatistics> ReadOodStatistics(const PosteriorRecord& record,
+                                                const TensorMap& tensors, const LoadedModel& model,
+                                                const Posterior& value) {
+  OodStatistics ood;
+  ood.knowledge.kind = model.manifest.likelihood.kind;
+  ood.knowledge.has_directions = value.structure->has_directions();
+  LAPLACED_ASSIGN_OR_RETURN(ClassTemplates templates,
+                            TakeClassTemplates(tensors, model.info.n_outputs));
+  if (!templates.empty()) {
+    ood.knowledge.templates = std::make_shared<const ClassTemplates>(std::move(templates));
+  }
+  ood.knowledge.combined = CombinedScales(record.ood_thresholds);
+  if (!HasFeatureStatistics(tensors)) return ood;
+  LAPLACED_ASSIGN_OR_RETURN(ood.features, TakeFeatureStatistics(tensors));
+  auto found = FindFeatureLayer(model.network, model.capture, record.features.layer);
+  if (!found.ok()) return absl::FailedPreconditionError(found.status().message());
+  FeatureLayer layer = *std::move(found);
+  if (layer.width != ood.features->width()) {
+    return absl::DataLossError(absl::StrCat("the features of ", layer.weight, " are ", layer.width,
+                                            ", the statistics are of ", ood.features->width()));
+  }
+  ood.knowledge.features = std::make_shared<const FeatureScores>(*ood.features, std::move(layer));
+  return ood;
+}
+
+void FillOod(const absl::optional<FeatureStatistics>& features, const OodKnowledge& knowledge,
+             PosteriorRecord& record) {
+  record.available_ood_scores = OodScoreNames(knowledge);
+  if (!features) return;
+  record.features = {knowledge.features->layer().weight,
+                     features->width(),
+                     features->count(),
+                     features->bank.size(0),
+                     knowledge.features->knn_k(),
+                     knowledge.features->vim_dimensions()};
+}
+
+absl::Status WriteTensors(const std::string& folder, const PosteriorRecord& record,
+                          TensorMap tensors) {
+  std::vector<NamedArrayView> views;
+  for (auto& [name, tensor] : tensors) {
+    tensor = tensor.contiguous();
+    views.push_back(
+        {name, {ToDType(tensor.scalar_type()), tensor.sizes().vec(), tensor.data_ptr()}});
+  }
+  return WritePosteriorArtifact(folder, record, views);
+}
+
 absl::Status Damaged(const PosteriorRecord& record, const absl::Status& status) {
   if (!absl::IsDataLoss(status)) return status;
   return absl::DataLossError(absl::StrCat("posterior ", record.id, ": ", status.message()));
@@ -135,7 +185,9 @@ absl::StatusOr<std::shared_ptr<const LoadedPosterior>> LoadPosterior(const std::
     }
     Posterior value;
     std::shared_ptr<const FittedCurvature> fitted;
-    if (tensors.size() == 1) {
+    const bool format_1 =
+        options.structure == StructureKind::kLowRank && tensors.count("ritz") == 0;
+    if (format_1) {
       auto structure = StructureOfFormat1(record, tensors, uncertain.network);
       if (!structure.ok()) return Damaged(record, structure.status());
       value.structure = *std::move(structure);
@@ -152,14 +204,17 @@ absl::StatusOr<std::shared_ptr<const LoadedPosterior>> LoadPosterior(const std::
     if (likelihood.kind == Likelihood::Kind::kGaussian) likelihood.sigma_noise = record.sigma_noise;
     const Posterior ood = value.WithPriorPrecision(record.ood_prior_precision);
     auto sampler = std::make_shared<const FunctionSampler>(uncertain.network);
+    auto scores = ReadOodStatistics(record, tensors, model, value);
+    if (!scores.ok()) return Damaged(record, scores.status());
     return std::make_shared<const LoadedPosterior>(
         LoadedPosterior{std::move(artifact), std::move(uncertain), likelihood, std::move(fitted),
-                        std::move(value), ood, std::move(sampler)});
+                        std::move(value), ood, std::move(sampler), *std::move(scores)});
   });
 }
 
 absl::Status SavePosterior(const std::string& folder, const Network& network,
-                           const FitResult& result, PosteriorRecord record) {
+                           const FitResult& result, const OodStatistics& ood,
+                           PosteriorRecord record) {
   const CurvatureReport& report = result.report;
   record.n_data = result.posterior.n_data;
   record.n_parameters = result.posterior.n_parameters();
@@ -203,13 +258,20 @@ absl::Status SavePosterior(const std::string& folder, const Network& network,
   record.warnings.insert(record.warnings.end(), result.warnings.begin(), result.warnings.end());
 
   TensorMap tensors = result.fitted->ToTensors();
-  std::vector<NamedArrayView> views;
-  for (auto& [name, tensor] : tensors) {
-    tensor = tensor.contiguous();
-    views.push_back(
-        {name, {ToDType(tensor.scalar_type()), tensor.sizes().vec(), tensor.data_ptr()}});
-  }
-  return WritePosteriorArtifact(folder, record, views);
+  if (ood.features) ood.features->PutInto(tensors);
+  if (ood.knowledge.templates != nullptr) ood.knowledge.templates->PutInto(tensors);
+  FillOod(ood.features, ood.knowledge, record);
+  return WriteTensors(folder, record, std::move(tensors));
+}
+
+absl::Status SaveCalibrated(const std::string& folder, const LoadedPosterior& before,
+                            const OodKnowledge& knowledge, PosteriorRecord record) {
+  return CatchTorch("posterior", [&]() -> absl::Status {
+    LAPLACED_ASSIGN_OR_RETURN(TensorMap tensors, ReadTensors(before.artifact.tensors));
+    if (knowledge.templates != nullptr) knowledge.templates->PutInto(tensors);
+    FillOod(before.ood.features, knowledge, record);
+    return WriteTensors(folder, record, std::move(tensors));
+  });
 }
 
 }  // namespace laplaced

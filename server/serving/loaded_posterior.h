@@ -10,6 +10,7 @@
 #include "server/laplace/fit.h"
 #include "server/laplace/function_sampler.h"
 #include "server/laplace/posterior.h"
+#include "server/ood/scores.h"
 #include "server/registry/posterior_artifact.h"
 #include "server/serving/loaded_model.h"
 
@@ -21,6 +22,12 @@ struct UncertainNetwork {
   CapturePlan capture;
 };
 
+// What OOD scores know, as it is kept.
+struct OodStatistics {
+  absl::optional<FeatureStatistics> features;  // nothing: the model has no features
+  OodKnowledge knowledge;
+};
+
 struct LoadedPosterior {
   PosteriorArtifact artifact;  // keeps the memory map that tensors point into
   UncertainNetwork uncertain;
@@ -30,6 +37,7 @@ struct LoadedPosterior {
   Posterior value;                                 // at the precision for predictions
   Posterior ood_value;                             // at the precision for OOD scores
   std::shared_ptr<const FunctionSampler> sampler;  // copies the network when first used
+  OodStatistics ood;
 };
 
 // The model's network restricted to the parameters that `options` asks for. Shares the model's
@@ -42,8 +50,14 @@ absl::StatusOr<std::shared_ptr<const LoadedPosterior>> LoadPosterior(const std::
                                                                      const LoadedModel& model);
 
 // Writes the result of a fit; `record` comes with what the caller knows (ids, options, thresholds),
-// the numbers of the fit are filled in from `result`.
+// the numbers of the fit and what the scores know are filled in.
 absl::Status SavePosterior(const std::string& folder, const Network& network,
-                           const FitResult& result, PosteriorRecord record);
+                           const FitResult& result, const OodStatistics& ood,
+                           PosteriorRecord record);
+
+// Writes a posterior again with what the scores know now; `record` comes with its new id and
+// thresholds.
+absl::Status SaveCalibrated(const std::string& folder, const LoadedPosterior& before,
+                            const OodKnowledge& knowledge, PosteriorRecord record);
 
 }  // namespace laplaced

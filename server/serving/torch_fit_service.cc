@@ -1,20 +1,12 @@
-#include <unistd.h>
-
 #include <algorithm>
-#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "server/data/dataset.h"
 #include "server/laplace/fit.h"
-#include "server/laplace/stopwatch.h"
 #include "server/model/field_error.h"
-#include "server/model/torch_runtime.h"
 #include "server/model/torch_status.h"
-#include "server/ood/scores.h"
-#include "server/ood/threshold.h"
+#include "server/serving/fit_job.h"
 #include "server/serving/fit_records.h"
 #include "server/serving/fit_service.h"
 #include "server/serving/loaded_posterior.h"
@@ -22,24 +14,6 @@
 
 namespace laplaced {
 namespace {
-
-// Highest resident memory of the process since it was made, above what it was then.
-class MemoryWatch {
- public:
-  MemoryWatch() : start_(Resident()), peak_(start_) {}
-  void Look() { peak_ = std::max(peak_, Resident()); }
-  int64_t rise() const { return peak_ - start_; }
-
- private:
-  static int64_t Resident() {
-    std::ifstream statm("/proc/self/statm");
-    int64_t total = 0, resident = 0;
-    statm >> total >> resident;
-    return resident * sysconf(_SC_PAGESIZE);
-  }
-
-  int64_t start_, peak_;
-};
 
 absl::StatusOr<Dataset> LoadDataset(const DatasetStore& store, const std::string& field,
                                     const std::string& id) {
@@ -50,43 +24,6 @@ absl::StatusOr<Dataset> LoadDataset(const DatasetStore& store, const std::string
   }
   return ReadDataset(files->inputs_path, files->targets_path);
 }
-
-// Scores of in-distribution data, gathered batch by batch, and thresholds from them.
-class ThresholdCalibration {
- public:
-  explicit ThresholdCalibration(double rate) : rate_(rate) {}
-
-  absl::Status Add(const Likelihood& likelihood, const Posterior& ood, const Linearized& batch) {
-    if (names_.empty()) {
-      names_ = OodScoreNames(likelihood.kind, ood.structure->has_directions());
-      values_.resize(names_.size());
-    }
-    return CatchTorch("thresholds", [&] {
-      const auto scores = ComputeOodScores(names_, ToOodInputs(batch), likelihood);
-      for (size_t i = 0; i < names_.size(); ++i) {
-        const at::Tensor s = scores[i].contiguous();
-        values_[i].insert(values_[i].end(), s.data_ptr<double>(), s.data_ptr<double>() + s.numel());
-      }
-      return absl::OkStatus();
-    });
-  }
-
-  std::vector<OodThresholdRecord> Thresholds() const {
-    std::vector<OodThresholdRecord> thresholds;
-    for (size_t i = 0; i < names_.size(); ++i) {
-      const OodThreshold threshold = CalibrateThreshold(values_[i], rate_);
-      thresholds.push_back({names_[i], threshold.threshold, rate_,
-                            static_cast<int64_t>(values_[i].size()), threshold.rate_lower,
-                            threshold.rate_upper});
-    }
-    return thresholds;
-  }
-
- private:
-  const double rate_;
-  std::vector<std::string> names_;
-  std::vector<std::vector<double>> values_;
-};
 
 class TorchFitService : public FitService {
  public:
@@ -100,15 +37,19 @@ class TorchFitService : public FitService {
     LAPLACED_ASSIGN_OR_RETURN(const FitOptions options, ToFitOptions(request));
     LAPLACED_ASSIGN_OR_RETURN(const UncertainNetwork uncertain, Uncertain(*model, options));
     LAPLACED_ASSIGN_OR_RETURN(
-        Job job, MakeJob(*model, uncertain, "train_dataset_id", request.train_dataset_id,
-                         request.validation_dataset_id));
+        FitJob job, MakeJob(*model, uncertain, "train_dataset_id", request.train_dataset_id,
+                            request.validation_dataset_id));
     job.options = options;
     LAPLACED_RETURN_IF_ERROR(
         CatchTorch("training data", [&] { return CheckFit(*job.risk, job.validation, options); }));
+    job.model = model;
     job.record = NewRecord(*model);
     FillOptions(options, job.record);
+    job.record.feature_layer = request.feature_layer;
+    LAPLACED_RETURN_IF_ERROR(ChooseFeatures(request.feature_layer, job));
     job.record.target_id_rate =
         request.target_id_rate > 0 ? request.target_id_rate : kDefaultTargetIdRate;
+    job.record.calibration_dataset_id = request.validation_dataset_id;
     job.record.train_dataset_id = request.train_dataset_id;
     job.record.validation_dataset_id = request.validation_dataset_id;
     job.activate = !request.keep_inactive;
@@ -139,23 +80,22 @@ class TorchFitService : public FitService {
     std::string validation = old.validation_dataset_id;
     const bool lost = !validation.empty() && absl::IsNotFound(datasets_.Find(validation).status());
     if (lost) validation.clear();
-    LAPLACED_ASSIGN_OR_RETURN(
-        Job job, MakeJob(*model, before->uncertain, "dataset_id", request.dataset_id, validation));
+    LAPLACED_ASSIGN_OR_RETURN(FitJob job, MakeJob(*model, before->uncertain, "dataset_id",
+                                                  request.dataset_id, validation));
     LAPLACED_ASSIGN_OR_RETURN(job.options, ToFitOptions(old));
     LAPLACED_RETURN_IF_ERROR(
         CatchTorch("new data", [&] { return CheckData(*job.risk, "dataset_id", job.risk->data); }));
     job.start = UpdateStart{before->fitted,          old.n_data,
                             old.mean_train_loss,     old.prior_precision,
                             old.ood_prior_precision, old.sigma_noise};
+    job.model = model;
     job.before = before;
-    const PosteriorRecord fresh = NewRecord(*model);
-    job.record = old;
-    job.record.id = fresh.id;
-    job.record.code_version = fresh.code_version;
-    job.record.parent_posterior_id = old.id;
+    if (before->ood.features) job.features = before->ood.knowledge.features->layer();
+    job.record = Successor(*model, old);
     job.record.updated_examples = old.updated_examples + job.risk->size();
     job.record.updated_dataset_ids.push_back(request.dataset_id);
     job.record.ood_thresholds.clear();
+    job.record.calibration_dataset_id = validation;
     job.record.warnings.clear();
     if (lost) {
       job.record.warnings.push_back(
@@ -164,6 +104,47 @@ class TorchFitService : public FitService {
     }
     job.activate = !request.keep_inactive;
     return Launch("update", std::move(job));
+  }
+
+  absl::StatusOr<OperationSnapshot> StartCalibrate(const CalibrateRequest& request) override {
+    LAPLACED_ASSIGN_OR_RETURN(const auto served, host_.Pin(request.model, request.version));
+    CalibrationJob job;
+    job.model = static_cast<const TorchServedModel&>(*served).model();
+    LAPLACED_ASSIGN_OR_RETURN(const PosteriorRecord known,
+                              GetPosterior(request.model, request.version, request.posterior_id));
+    LAPLACED_ASSIGN_OR_RETURN(const std::string folder,
+                              repository_.PosteriorFolder({known.model, known.version}, known.id));
+    LAPLACED_ASSIGN_OR_RETURN(job.before, LoadPosterior(folder, *job.model));
+    LAPLACED_ASSIGN_OR_RETURN(job.data, LoadDataset(datasets_, "dataset_id", request.dataset_id));
+    LAPLACED_RETURN_IF_ERROR(CheckExamples(job.model->manifest, "dataset_id", job.data));
+    const PosteriorRecord& old = job.before->artifact.record;
+    job.record = Successor(*job.model, old);
+    job.record.ood_thresholds.clear();
+    job.record.calibration_dataset_id = request.dataset_id;
+    if (request.target_id_rate > 0) job.record.target_id_rate = request.target_id_rate;
+    if (!request.default_ood_score.empty()) {
+      OodKnowledge knowledge = job.before->ood.knowledge;
+      // What there will be from these data.
+      if (knowledge.features != nullptr && knowledge.features->has_head()) {
+        for (const std::string& part : CombinedParts()) knowledge.combined.push_back({part, 0, 0});
+      }
+      if (knowledge.kind == Likelihood::Kind::kCategorical && knowledge.templates == nullptr) {
+        knowledge.templates = std::make_shared<const ClassTemplates>(job.model->info.n_outputs);
+      }
+      LAPLACED_RETURN_IF_ERROR(
+          CheckOodScores("default_ood_score", {request.default_ood_score}, knowledge));
+      job.record.default_ood_score = request.default_ood_score;
+    }
+    job.activate = !request.keep_inactive;
+    const std::string description =
+        absl::StrCat("calibrate ", job.record.model, "/", job.record.version);
+    LAPLACED_ASSIGN_OR_RETURN(
+        const std::string made,
+        repository_.PosteriorFolder({job.record.model, job.record.version}, job.record.id));
+    return operations_.Start(
+        description, [this, made, job = std::move(job)](OperationHandle& handle) {
+          return Activate(job.record, job.activate, RunCalibrationJob(job, made, handle));
+        });
   }
 
   absl::StatusOr<std::vector<PosteriorRecord>> ListPosteriors(const std::string& model,
@@ -219,22 +200,10 @@ class TorchFitService : public FitService {
     return ReadPosteriorRecord(folder);
   }
 
-  // Everything that a running fit or update owns.
-  struct Job {
-    std::shared_ptr<EmpiricalRisk> risk;
-    CapturePlan capture;
-    Dataset validation;
-    FitOptions options;
-    PosteriorRecord record;
-    absl::optional<UpdateStart> start;              // updates only
-    std::shared_ptr<const LoadedPosterior> before;  // keeps the memory that `start` points into
-    bool activate = true;
-  };
-
-  absl::StatusOr<Job> MakeJob(const LoadedModel& model, const UncertainNetwork& uncertain,
-                              const std::string& data_field, const std::string& data_id,
-                              const std::string& validation_id) const {
-    Job job;
+  absl::StatusOr<FitJob> MakeJob(const LoadedModel& model, const UncertainNetwork& uncertain,
+                                 const std::string& data_field, const std::string& data_id,
+                                 const std::string& validation_id) const {
+    FitJob job;
     LAPLACED_ASSIGN_OR_RETURN(Dataset data, LoadDataset(datasets_, data_field, data_id));
     if (!validation_id.empty()) {
       LAPLACED_ASSIGN_OR_RETURN(job.validation,
@@ -253,61 +222,60 @@ class TorchFitService : public FitService {
     record.id = NewId("p");
     record.model = model.info.name;
     record.version = model.info.version;
-    record.default_ood_score = DefaultOodScore(model.manifest.likelihood.kind);
     record.checkpoint_sha256 = model.info.checkpoint_sha256;
     record.manifest_fingerprint = ManifestFingerprint(model.manifest);
     record.code_version = LAPLACED_VERSION;
     return record;
   }
 
-  absl::StatusOr<OperationSnapshot> Launch(const std::string& what, Job job) {
-    const std::string description =
-        absl::StrCat(what, " ", job.record.model, "/", job.record.version);
-    return operations_.Start(description, [this, job = std::move(job)](OperationHandle& handle) {
-      return Run(job, handle);
+  // A posterior made from `old` with what the caller changes.
+  static PosteriorRecord Successor(const LoadedModel& model, const PosteriorRecord& old) {
+    const PosteriorRecord fresh = NewRecord(model);
+    PosteriorRecord record = old;
+    record.id = fresh.id;
+    record.code_version = fresh.code_version;
+    record.parent_posterior_id = old.id;
+    return record;
+  }
+
+  static absl::Status ChooseFeatures(const std::string& requested, FitJob& job) {
+    return CatchTorch("feature layer", [&]() -> absl::Status {
+      auto layer = FindFeatureLayer(job.model->network, job.model->capture, requested);
+      if (layer.ok()) {
+        job.features = *std::move(layer);
+      } else if (!absl::IsNotFound(layer.status())) {
+        return layer.status();
+      } else {
+        job.record.warnings.push_back(
+            absl::StrCat("no OOD scores from features: ", layer.status().message()));
+      }
+      return absl::OkStatus();
     });
   }
 
-  absl::StatusOr<std::string> Run(const Job& job, OperationHandle& handle) {
-    const Stopwatch time;
-    InitTorchThread();
-    MemoryWatch memory;
-    const FitProgressFn progress = [&](const std::string& phase, int64_t done, int64_t total,
-                                       double fraction) {
-      if (handle.cancelled()) return absl::CancelledError("the fit was cancelled");
-      memory.Look();
-      handle.Report(phase, done, total, fraction);
-      return absl::OkStatus();
-    };
-    PosteriorRecord record = job.record;
-    ThresholdCalibration calibration(record.target_id_rate);
-    const ValidationFn on_validation = [&](const Likelihood& likelihood, const Posterior& ood,
-                                           const Linearized& batch) {
-      return calibration.Add(likelihood, ood, batch);
-    };
-    LAPLACED_ASSIGN_OR_RETURN(
-        const FitResult result,
-        job.start
-            ? RunUpdate(*job.risk, job.capture, job.validation, job.options, *job.start, progress,
-                        on_validation)
-            : RunFit(*job.risk, job.capture, job.validation, job.options, progress, on_validation));
-    record.ood_thresholds = calibration.Thresholds();
-    LAPLACED_RETURN_IF_ERROR(progress("saving", 0, 1, 0.98));
-    record.create_time = absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone());
-    record.fit_seconds = time.Seconds();
-    record.peak_memory_bytes = memory.rise();
+  absl::StatusOr<OperationSnapshot> Launch(const std::string& what, FitJob job) {
+    const std::string description =
+        absl::StrCat(what, " ", job.record.model, "/", job.record.version);
     LAPLACED_ASSIGN_OR_RETURN(
         const std::string folder,
-        repository_.PosteriorFolder({record.model, record.version}, record.id));
-    LAPLACED_RETURN_IF_ERROR(SavePosterior(folder, job.risk->network, result, record));
-    if (job.activate) {
-      const absl::Status status = host_.ActivatePosterior(record.model, record.version, record.id);
-      if (!status.ok()) {
-        return absl::Status(status.code(), absl::StrCat("posterior ", record.id,
-                                                        " was fitted and saved, but activating it "
-                                                        "failed: ",
-                                                        status.message()));
-      }
+        repository_.PosteriorFolder({job.record.model, job.record.version}, job.record.id));
+    return operations_.Start(
+        description, [this, folder, job = std::move(job)](OperationHandle& handle) {
+          return Activate(job.record, job.activate, RunFitJob(job, folder, handle));
+        });
+  }
+
+  // The end of an operation that has saved a posterior, or has not: its id.
+  absl::StatusOr<std::string> Activate(const PosteriorRecord& record, bool activate,
+                                       const absl::Status& saved) {
+    if (!saved.ok()) return saved;
+    if (!activate) return record.id;
+    const absl::Status status = host_.ActivatePosterior(record.model, record.version, record.id);
+    if (!status.ok()) {
+      return absl::Status(status.code(), absl::StrCat("posterior ", record.id,
+                                                      " was made and saved, but activating it "
+                                                      "failed: ",
+                                                      status.message()));
     }
     return record.id;
   }

@@ -10,6 +10,7 @@
 #include "server/model/input_transform.h"
 #include "server/model/torch_status.h"
 #include "server/serving/example_blocks.h"
+#include "server/serving/feature_blocks.h"
 #include "server/serving/function_draws.h"
 #include "server/serving/prediction_parts.h"
 #include "server/serving/variance_plan.h"
@@ -84,8 +85,7 @@ absl::Status TorchServedModel::ValidateCommon(const ArrayView& inputs,
                                                    " examples in one request, got ",
                                                    inputs.shape[0], ": split the batch"));
   }
-  return CheckOodScores("ood_scores", scores, model_->manifest.likelihood.kind,
-                        posterior_->value.structure->has_directions());
+  return CheckOodScores("ood_scores", scores, posterior_->ood.knowledge);
 }
 
 absl::Status TorchServedModel::Validate(const ArrayView& inputs,
@@ -147,12 +147,21 @@ std::vector<ScoreValues> TorchServedModel::EmptyScores(const std::vector<std::st
     const bool comparable = mode == VarianceMode::kExact || !NeedsPosterior({name});
     for (const OodThresholdRecord& threshold : posterior_->artifact.record.ood_thresholds) {
       if (!comparable || threshold.score != name) continue;
-      values.threshold = threshold.threshold;
-      values.target_id_rate = threshold.target_id_rate;
+      values.calibration = std::shared_ptr<const OodThresholdRecord>(posterior_, &threshold);
     }
     scores.push_back(std::move(values));
   }
   return scores;
+}
+
+absl::StatusOr<at::Tensor> TorchServedModel::Features(const std::vector<std::string>& scores,
+                                                      const at::Tensor& raw, int64_t first,
+                                                      const ComputeContext& context) const {
+  if (!NeedsFeatures(scores)) return at::Tensor();
+  LAPLACED_ASSIGN_OR_RETURN(
+      const FeatureForward forward,
+      FeaturesOfRows(*model_, posterior_->ood.knowledge.features->layer(), raw, first, context));
+  return forward.features;
 }
 
 // Everything that the parts of one request share.
@@ -236,8 +245,11 @@ absl::Status TorchServedModel::PredictFromJacobians(const Job& job, const Poster
     AppendPrediction(FromLinearized(block, request.outputs), posterior_->likelihood, options, out);
     // What is left is at the scores' own precision.
     if (scores_share_it) block.covariance.clear();
-    AppendScores(out.scores,
-                 ComputeOodScores(job.scores, ToOodInputs(block), posterior_->likelihood));
+    OodInputs inputs = ToOodInputs(block);
+    LAPLACED_ASSIGN_OR_RETURN(inputs.features, Features(job.scores, job.raw.narrow(0, begin, count),
+                                                        begin, job.draws.context));
+    AppendScores(out.scores, ComputeOodScores(job.scores, inputs, posterior_->likelihood,
+                                              posterior_->ood.knowledge));
   }
   return absl::OkStatus();
 }
@@ -256,9 +268,11 @@ absl::Status TorchServedModel::PredictFromDraws(const Job& job, const Posterior&
     const OutputGaussian gaussian =
         FromDraws(f, moments, job.plan.samples, likelihood.kind, covariance);
     AppendPrediction(gaussian, likelihood, options, out);
-    LAPLACED_ASSIGN_OR_RETURN(const OodInputs inputs,
+    LAPLACED_ASSIGN_OR_RETURN(OodInputs inputs,
                               DrawForScores(job.draws, job.scores, raw, f, begin));
-    AppendScores(out.scores, ComputeOodScores(job.scores, inputs, likelihood));
+    LAPLACED_ASSIGN_OR_RETURN(inputs.features, Features(job.scores, raw, begin, job.draws.context));
+    AppendScores(out.scores,
+                 ComputeOodScores(job.scores, inputs, likelihood, posterior_->ood.knowledge));
   }
   return absl::OkStatus();
 }
@@ -288,12 +302,24 @@ absl::StatusOr<Scores> TorchServedModel::Score(const ArrayView& inputs, const Sc
             const Linearized linearized,
             LinearizeBlock(*model_, *posterior_, request, job.raw, begin, count));
         block = ToOodInputs(linearized);
+        LAPLACED_ASSIGN_OR_RETURN(
+            block.features, Features(job.scores, job.raw.narrow(0, begin, count), begin, context));
       } else {
         const at::Tensor raw = job.raw.narrow(0, begin, count);
-        LAPLACED_ASSIGN_OR_RETURN(const at::Tensor f, Outputs(job.draws, raw, begin));
-        LAPLACED_ASSIGN_OR_RETURN(block, DrawForScores(job.draws, job.scores, raw, f, begin));
+        FeatureForward forward;
+        if (NeedsFeatures(job.scores)) {  // one pass for both
+          LAPLACED_ASSIGN_OR_RETURN(
+              forward, FeaturesOfRows(*model_, posterior_->ood.knowledge.features->layer(), raw,
+                                      begin, context));
+        } else {
+          LAPLACED_ASSIGN_OR_RETURN(forward.f, Outputs(job.draws, raw, begin));
+        }
+        LAPLACED_ASSIGN_OR_RETURN(block,
+                                  DrawForScores(job.draws, job.scores, raw, forward.f, begin));
+        block.features = forward.features;
       }
-      AppendScores(out.scores, ComputeOodScores(job.scores, block, posterior_->likelihood));
+      AppendScores(out.scores, ComputeOodScores(job.scores, block, posterior_->likelihood,
+                                                posterior_->ood.knowledge));
     }
     return out;
   });

@@ -49,6 +49,11 @@ class TorchServedModel : public ServedModel {
   std::vector<ScoreValues> EmptyScores(const std::vector<std::string>& names,
                                        VarianceMode mode) const;
 
+  // Of a request's examples `raw`, the first of which is its row `first`; undefined if no score
+  // needs them.
+  absl::StatusOr<at::Tensor> Features(const std::vector<std::string>& scores, const at::Tensor& raw,
+                                      int64_t first, const ComputeContext& context) const;
+
   VarianceProblem Problem(int64_t batch) const;
   absl::StatusOr<VarianceReport> Plan(const PredictOptions& options, int64_t batch) const;
   absl::StatusOr<VarianceReport> Plan(const ScoreOptions& options, int64_t batch) const;

@@ -57,6 +57,7 @@ TEST(CommandLineTest, EveryFieldCanBeSetByFlagAndEnvironment) {
     EXPECT_THAT(help->output, HasSubstr(flag));
     const std::string value = field.name() == "log_level"              ? "error"
                               : field.name() == "listen"               ? "[::]:1"
+                              : field.name() == "http_listen"          ? "off"
                               : field.cpp_type() == field.CPPTYPE_BOOL ? "true"
                               : field.name() == "max_message_bytes"    ? "4097"
                                                                        : "7";

@@ -56,6 +56,11 @@ TEST(ConfigTest, BadSettingsAreNamedWithExpectedAndGot) {
       {[](auto& c) { c.set_listen("a:http"); }, "listen", "host:port", "got 'a:http'"},
       {[](auto& c) { c.set_listen("::1:80"); }, "listen", "brackets", "got '::1:80'"},
       {[](auto& c) { c.set_listen("unix:"); }, "listen", "unix:path", "got 'unix:'"},
+      {[](auto& c) { c.set_http_listen("8034"); }, "http_listen", "host:port", "got '8034'"},
+      {[](auto& c) { c.set_http_listen(""); }, "http_listen", "or off", "got ''"},
+      {[](auto& c) { c.set_http_listen("a:70000"); }, "http_listen", "or off", "got 'a:70000'"},
+      {[](auto& c) { c.set_http_listen("::1:80"); }, "http_listen", "brackets", "got '::1:80'"},
+      {[](auto& c) { c.set_http_listen("unix:/s"); }, "http_listen", "or off", "got 'unix:/s'"},
       {[](auto& c) { c.set_load("a,,b"); }, "load", "'all', 'none'", "got ''"},
       {[](auto& c) { c.set_load("a/0"); }, "load", "list", "got 'a/0'"},
       {[](auto& c) { c.set_load("a/1/2"); }, "load", "list", "got 'a/1/2'"},
@@ -85,6 +90,14 @@ TEST(ConfigTest, AcceptsTheFormsOfAnAddress) {
                              "host.example.org:65535", "unix:/run/laplaced.sock"}) {
     ServerConfig config = GoodConfig();
     config.set_listen(listen);
+    EXPECT_THAT(ValidateConfig(config), IsOk()) << listen;
+  }
+}
+
+TEST(ConfigTest, HttpPortMayBeAnyOrNone) {
+  for (const char* listen : {"off", "127.0.0.1:0", "0.0.0.0:8034", "[::]:8034"}) {
+    ServerConfig config = GoodConfig();
+    config.set_http_listen(listen);
     EXPECT_THAT(ValidateConfig(config), IsOk()) << listen;
   }
 }

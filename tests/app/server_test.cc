@@ -2,8 +2,6 @@
 
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -18,6 +16,7 @@
 #include "gtest/gtest.h"
 #include "server/registry/operation_store.h"
 #include "tests/support/client_call.h"
+#include "tests/support/http_get.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/test_server.h"
 
@@ -32,6 +31,7 @@ using test_support::Event;
 using test_support::FakeFitService;
 using test_support::FakeModelHost;
 using test_support::GoodPredictRequest;
+using test_support::HttpGet;
 using test_support::IsOk;
 using test_support::PredictCall;
 using test_support::StatusIs;
@@ -82,6 +82,7 @@ v1::ServerConfig ConfigFor(const std::string& registry) {
   v1::ServerConfig config = DefaultConfig();
   config.set_registry(registry);
   config.set_listen("127.0.0.1:0");
+  config.set_http_listen("off");
   config.set_load("none");
   return config;
 }
@@ -170,6 +171,87 @@ TEST(ServerTest, TakenPortIsAClearError) {
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
 }
 
+TEST(ServerTest, ReadyOverHttpFollowsHealth) {
+  TestServer server;
+  const std::string address = server.server->http_address();
+  EXPECT_EQ(HttpGet(address, "/v2/health/live").status, 200);
+  EXPECT_EQ(HttpGet(address, "/v2/health/ready").status, 200);
+  EXPECT_EQ(HttpGet(address, "/metrics").status, 200);
+
+  ComputeGate gate(server);
+  PredictCall running(server);
+  ASSERT_TRUE(gate.WaitUntilEntered());
+  std::thread stop([&] { server.server->Stop(); });
+  const auto give_up = std::chrono::steady_clock::now() + test_support::kTestPatience;
+  test_support::HttpAnswer ready;
+  do {
+    ready = HttpGet(address, "/v2/health/ready");
+  } while (ready.status == 200 && std::chrono::steady_clock::now() < give_up);
+  EXPECT_EQ(ready.status, 503);
+  EXPECT_THAT(ready.body, HasSubstr("draining"));
+  EXPECT_EQ(HttpGet(address, "/v2/health/live").status, 200);
+  gate.Open();
+  stop.join();
+  EXPECT_EQ(HttpGet(address, "/v2/health/live").status, 0);
+}
+
+// The address of the HTTP port, as it stands in a log.
+std::string HttpAddressIn(const std::string& log) {
+  const std::string before = "http://";
+  const size_t begin = log.find(before);
+  if (begin == std::string::npos) return "";
+  const size_t end = log.find('\n', begin);
+  return log.substr(begin + before.size(), end - begin - before.size());
+}
+
+TEST(ServerTest, IsAliveAndNotReadyWhileModelsAreLoaded) {
+  TempFolder registry;
+  AddModelFolders(registry.path());
+  v1::ServerConfig config = ConfigFor(registry.path());
+  config.set_load("a/1");
+  config.set_http_listen("127.0.0.1:0");
+  testing::internal::CaptureStderr();
+  std::vector<std::string> loaded;
+  ServerBackend backend = BackendThatLoads(&loaded);
+  test_support::HttpAnswer live, ready;
+  const auto make = backend.make_model_host;
+  backend.make_model_host = [&](const Repository& repository, const ModelHostOptions& options) {
+    auto host = make(repository, options);
+    static_cast<FakeModelHost&>(*host).SetLoadHook([&](const std::string&) {
+      const std::string address = HttpAddressIn(testing::internal::GetCapturedStderr());
+      live = HttpGet(address, "/v2/health/live");
+      ready = HttpGet(address, "/v2/health/ready");
+      return absl::OkStatus();
+    });
+    return host;
+  };
+  const auto server = Server::Start(config, backend);
+  ASSERT_THAT(server, IsOk());
+  EXPECT_EQ(live.status, 200);
+  EXPECT_EQ(ready.status, 503);
+  EXPECT_THAT(ready.body, HasSubstr("models are being loaded"));
+  EXPECT_EQ(HttpGet((*server)->http_address(), "/v2/health/ready").status, 200);
+}
+
+TEST(ServerTest, TakenHttpPortIsAnErrorBeforeAnythingIsLoaded) {
+  TestServer first;
+  TempFolder registry;
+  AddModelFolders(registry.path());
+  v1::ServerConfig config = ConfigFor(registry.path());
+  config.set_load("all");
+  config.set_http_listen(first.server->http_address());
+  std::vector<std::string> loaded;
+  EXPECT_THAT(Server::Start(config, BackendThatLoads(&loaded)),
+              StatusIs(absl::StatusCode::kUnavailable,
+                       AllOf(HasSubstr("http_listen: "), HasSubstr(config.http_listen()),
+                             HasSubstr("taken"))));
+  EXPECT_TRUE(loaded.empty());
+  config.set_http_listen("off");
+  const auto server = Server::Start(config, BackendThatLoads(&loaded));
+  ASSERT_THAT(server, IsOk());
+  EXPECT_EQ((*server)->http_address(), "");
+}
+
 TEST(ServerTest, RegistryThatCannotBeMadeIsAnError) {
   TempFolder folder;
   const std::string file = folder.Write("file", "");
@@ -240,13 +322,8 @@ TEST(ServerTest, DrainFinishesWhatIsInProgress) {
 // gRPC channel nobody uses: a channel of this process would be served by the server's own threads.
 TEST(ServerTest, IdleConnectionDoesNotHoldStopUp) {
   TestServer server;
-  const std::string& listen = server.server->address();
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  address.sin_port = htons(static_cast<uint16_t>(std::stoi(listen.substr(listen.rfind(':') + 1))));
-  const UniqueFd client(socket(AF_INET, SOCK_STREAM, 0));
-  ASSERT_EQ(connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  const UniqueFd client = test_support::ConnectTo(server.server->address());
+  ASSERT_GE(client.get(), 0);
   const std::string hello =
       "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + std::string("\0\0\0\4\0\0\0\0\0", 9);
   ASSERT_EQ(write(client.get(), hello.data(), hello.size()), static_cast<ssize_t>(hello.size()));
@@ -404,6 +481,12 @@ TEST(ServerTest, ReadOnlyServerChangesNothingInItsRegistry) {
       v1::UpdatePosteriorResponse updated;
       ExpectRefusedAsReadOnly(Call(*replica.posteriors,
                                    &v1::PosteriorService::Stub::UpdatePosterior, update, &updated));
+      v1::CalibrateOodRequest calibrate;
+      calibrate.set_model("net");
+      calibrate.set_dataset_id("sha256-0");
+      v1::CalibrateOodResponse calibrated;
+      ExpectRefusedAsReadOnly(Call(*replica.posteriors, &v1::PosteriorService::Stub::CalibrateOod,
+                                   calibrate, &calibrated));
       v1::ActivatePosteriorRequest activate;
       activate.set_model("net");
       activate.set_posterior_id("p-2");

@@ -186,6 +186,14 @@ TEST(Retries, StartingAnUpdateIsNeverRepeated) {
   EXPECT_EQ(server.Calls("UpdatePosterior"), 1);
 }
 
+TEST(Retries, StartingACalibrationIsNeverRepeated) {
+  FakeServer server;
+  server.FailNext("CalibrateOod", Unavailable());
+  EXPECT_EQ(ConnectTo(server, FastOptions())->StartCalibrate({"digits"}).status().code(),
+            absl::StatusCode::kUnavailable);
+  EXPECT_EQ(server.Calls("CalibrateOod"), 1);
+}
+
 TEST(Deadlines, EndACallThatTheServerSitsOn) {
   FakeServer server;
   server.Delay("ListModels", absl::Seconds(30));

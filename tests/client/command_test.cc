@@ -20,6 +20,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "formats/npz.h"
+#include "tests/client/command_fixture.h"
 #include "tests/client/fake_server.h"
 
 namespace laplace::client {
@@ -31,71 +32,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using Json = nlohmann::json;
-
-struct Outcome {
-  int exit_code = -1;
-  std::string out;
-  std::string err;
-};
-
-std::string ReadText(const std::string& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-class Command : public ::testing::Test {
- protected:
-  Command() {
-    folder_ = ::testing::TempDir() + "/command_" +
-              ::testing::UnitTest::GetInstance()->current_test_info()->name();
-    std::filesystem::create_directories(folder_);
-  }
-  ~Command() override { std::filesystem::remove_all(folder_); }
-
-  // Runs `laplace <arguments>` with the fake server in the environment.
-  Outcome Run(const std::string& arguments) const {
-    const std::string command =
-        absl::StrCat("LAPLACE_SERVER=", server_.address(), " ", LAPLACE_COMMAND, " ", arguments,
-                     " >", folder_, "/out 2>", folder_, "/err </dev/null");
-    const int status = std::system(command.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, ReadText(folder_ + "/out"),
-            ReadText(folder_ + "/err")};
-  }
-
-  // Four rows of two pixels with labels.
-  std::string DataFile() const {
-    Array x;
-    x.dtype = DType::kUint8;
-    x.shape = {4, 2};
-    x.bytes = std::string("\0\5\1\6\2\xC8\1\7", 8);
-    Array y;
-    y.dtype = DType::kUint8;
-    y.shape = {4};
-    y.bytes = std::string("\0\1\2\2", 4);
-    const std::string path = folder_ + "/data.npz";
-    EXPECT_TRUE(::laplaced::WriteNpz(path, {{"x", x}, {"y", y}}).ok());
-    return path;
-  }
-
-  void ScriptASuccess() {
-    v1::Operation running;
-    running.set_state(v1::OPERATION_STATE_RUNNING);
-    running.set_phase("directions");
-    running.set_fraction(0.4);
-    running.set_done(4);
-    running.set_total(10);
-    v1::Operation done = running;
-    done.set_state(v1::OPERATION_STATE_SUCCEEDED);
-    done.set_fraction(1);
-    done.set_posterior_id("p-1");
-    server_.SetOperationScript({running, done});
-  }
-
-  FakeServer server_;
-  std::string folder_;
-};
 
 TEST_F(Command, HelpIsAsPublished) {
   const std::map<std::string, std::string> pages = {{"laplace", ""},
@@ -110,12 +46,14 @@ TEST_F(Command, HelpIsAsPublished) {
                                                     {"posterior_show", "posterior show"},
                                                     {"posterior_activate", "posterior activate"},
                                                     {"posterior_update", "posterior update"},
+                                                    {"posterior_calibrate", "posterior calibrate"},
                                                     {"operations", "operations"},
                                                     {"operations_ls", "operations ls"},
                                                     {"operations_watch", "operations watch"},
                                                     {"operations_cancel", "operations cancel"},
                                                     {"predict", "predict"},
                                                     {"score", "score"},
+                                                    {"evaluate", "evaluate"},
                                                     {"health", "health"}};
   for (const auto& [name, verb] : pages) {
     const Outcome outcome = Run(verb + " --help");
@@ -149,6 +87,8 @@ TEST_F(Command, MistakesInUsageExitWithTwo) {
                                 "fit digits --train f.npz --curvature exact",
                                 "fit digits --train f.npz --fisher-samples x",
                                 "posterior update digits",
+                                "posterior calibrate digits",
+                                "posterior calibrate digits --data f.npz --target-id-rate 0",
                                 "posterior update digits --data f.npz --data-rows 9:5"}) {
     const Outcome outcome = Run(arguments);
     EXPECT_EQ(outcome.exit_code, 2) << arguments << "\n" << outcome.err;
@@ -574,16 +514,63 @@ TEST_F(Command, FitSendsLabelsOfAMultiLabelModelAsFloats) {
   EXPECT_THAT(server_.Upload().header.target_shape(), ElementsAre(3));
 }
 
-TEST_F(Command, ScoreJoinsBatchesAndCountsFlaggedRows) {
-  const Outcome outcome = Run("score digits --batch-size 3 --input " + DataFile());
-  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-  EXPECT_EQ(server_.Calls("Score"), 2);
-  EXPECT_THAT(outcome.out, HasSubstr("variance: 1 of 4 rows flagged (25.0 %; data like the "
-                                     "training data: 5.0 %), threshold 100"));
-  const Json json =
-      Json::parse(Run("score digits --limit 2 --output json --input " + DataFile()).out);
-  EXPECT_EQ(json["rows"].size(), 2u);
-  EXPECT_EQ(json["ood_thresholds"]["variance"]["threshold"], 100);
+TEST_F(Command, CalibrateSendsDataFollowsAndPrintsThresholds) {
+  ScriptASuccess();
+  server_.ChangePosterior([](v1::Posterior& posterior) {
+    v1::OodThreshold& threshold = *posterior.add_ood_thresholds();
+    threshold.set_score("variance");
+    threshold.set_threshold(7.5);
+    threshold.set_target_id_rate(0.01);
+    threshold.set_count(4);
+    posterior.set_calibration_dataset_id("sha256-0123456789abcdef");
+  });
+  const Outcome calibrate = Run(absl::StrCat(
+      "posterior calibrate digits --data ", DataFile(), " --data-rows 1:3 --target-id-rate 0.01 ",
+      "--default-ood-score energy --posterior p-0 --keep-inactive"));
+  EXPECT_EQ(calibrate.exit_code, 0) << calibrate.err;
+  EXPECT_THAT(calibrate.err, HasSubstr("sending calibration data"));
+  EXPECT_THAT(calibrate.err, HasSubstr("calibrating 40 %"));
+  EXPECT_THAT(calibrate.out, HasSubstr("posterior p-1 (active)\n\nOOD SCORE"));
+  EXPECT_THAT(calibrate.out, HasSubstr("variance *        7.5         1.0 %"));
+  EXPECT_THAT(calibrate.out, HasSubstr("calibrated on data set sha256-0123456789ab\n"));
+  const v1::CalibrateOodRequest sent = server_.LastCalibration();
+  EXPECT_EQ(sent.model(), "digits");
+  EXPECT_EQ(sent.version(), 3);
+  EXPECT_EQ(sent.posterior_id(), "p-0");
+  EXPECT_EQ(sent.dataset_id(), server_.DatasetIds()[0]);
+  EXPECT_EQ(sent.target_id_rate(), 0.01);
+  EXPECT_EQ(sent.default_ood_score(), "energy");
+  EXPECT_TRUE(sent.keep_inactive());
+  EXPECT_EQ(server_.Upload().header.n_rows(), 2);
+  ScriptASuccess();
+  const std::string json = Run("posterior calibrate digits --output json --data " + DataFile()).out;
+  EXPECT_EQ(Json::parse(json)["calibration_dataset_id"], "sha256-0123456789abcdef");
+  EXPECT_EQ(server_.LastCalibration().target_id_rate(), 0);
+}
+
+TEST_F(Command, CalibrateNeedsNoLabels) {
+  Array x;
+  x.dtype = DType::kUint8;
+  x.shape = {2, 2};
+  x.bytes = "abcd";
+  const std::string path = folder_ + "/x.npz";
+  ASSERT_TRUE(::laplaced::WriteNpz(path, {{"x", x}}).ok());
+  ScriptASuccess();
+  const Outcome classes = Run("posterior calibrate digits --data " + path);
+  EXPECT_EQ(classes.exit_code, 0) << classes.err;
+  EXPECT_EQ(server_.Upload().header.target_dtype(), v1::DATA_TYPE_INT64);
+  EXPECT_EQ(server_.Upload().target_bytes, std::string(16, '\0'));
+  for (const v1::Likelihood likelihood : {v1::LIKELIHOOD_BERNOULLI, v1::LIKELIHOOD_GAUSSIAN}) {
+    server_.ChangeModel([&](v1::Model& model) { model.set_likelihood(likelihood); });
+    x.bytes[0] = static_cast<char>('a' + likelihood);
+    ASSERT_TRUE(::laplaced::WriteNpz(path, {{"x", x}}).ok());
+    ScriptASuccess();
+    const Outcome outcome = Run("posterior calibrate digits --data " + path);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_EQ(server_.Upload().header.target_dtype(), v1::DATA_TYPE_FLOAT32);
+    EXPECT_THAT(server_.Upload().header.target_shape(), ElementsAre(3));
+    EXPECT_EQ(server_.Upload().target_bytes, std::string(24, '\0'));
+  }
 }
 
 TEST_F(Command, PosteriorsAreListedShownAndActivated) {

@@ -98,6 +98,32 @@ TEST(PosteriorTest, HasEveryField) {
   EXPECT_EQ(posterior.prior_candidates[0].log_marginal_likelihood,
             message.prior_candidates(0).log_marginal_likelihood());
   EXPECT_THAT(posterior.warnings, ElementsAre("text warnings"));
+  EXPECT_EQ(posterior.calibration_dataset_id, message.calibration_dataset_id());
+  EXPECT_THAT(posterior.available_ood_scores, ElementsAre("text available_ood_scores"));
+  ASSERT_EQ(posterior.ood_thresholds.size(), 1u);
+  EXPECT_EQ(posterior.ood_thresholds[0].rate_upper, message.ood_thresholds(0).rate_upper());
+  EXPECT_THAT(posterior.ood_thresholds[0].id_quantiles,
+              ElementsAre(message.ood_thresholds(0).id_quantiles(0)));
+  ASSERT_TRUE(posterior.features.has_value());
+  EXPECT_EQ(posterior.features->layer, message.features().layer());
+  EXPECT_EQ(posterior.features->n_features, message.features().n_features());
+  EXPECT_EQ(posterior.features->count, message.features().count());
+  EXPECT_EQ(posterior.features->bank_size, message.features().bank_size());
+  EXPECT_EQ(posterior.features->knn_k, message.features().knn_k());
+  EXPECT_EQ(posterior.features->vim_dimensions, message.features().vim_dimensions());
+  EXPECT_FALSE(FromProto(v1::Posterior()).features.has_value());
+}
+
+TEST(CalibrateRequestTest, HasEveryField) {
+  const v1::CalibrateOodRequest message =
+      ToProto(CalibrateRequest{"net", 2, "p-1", "sha256-0", 0.125, "msp", true});
+  EXPECT_EQ(message.model(), "net");
+  EXPECT_EQ(message.version(), 2);
+  EXPECT_EQ(message.posterior_id(), "p-1");
+  EXPECT_EQ(message.dataset_id(), "sha256-0");
+  EXPECT_EQ(message.target_id_rate(), 0.125);
+  EXPECT_EQ(message.default_ood_score(), "msp");
+  EXPECT_TRUE(message.keep_inactive());
 }
 
 }  // namespace

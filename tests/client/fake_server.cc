@@ -1,5 +1,6 @@
 #include "tests/client/fake_server.h"
 
+#include <cstring>
 #include <deque>
 #include <mutex>
 #include <tuple>
@@ -7,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "absl/types/optional.h"
 #include "formats/dataset_id.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -94,8 +96,13 @@ void SetFloats(const std::vector<int64_t>& shape, const std::vector<float>& valu
 }
 
 // Two uint8 pixels of every row.
+// Bytes, or floats that hold whole numbers of that range.
 std::vector<uint8_t> Pixels(const v1::Tensor& inputs) {
-  return std::vector<uint8_t>(inputs.raw_values().begin(), inputs.raw_values().end());
+  const std::string& bytes = inputs.raw_values();
+  if (inputs.dtype() != v1::DATA_TYPE_FLOAT32) return {bytes.begin(), bytes.end()};
+  std::vector<float> values(bytes.size() / sizeof(float));
+  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
+  return {values.begin(), values.end()};
 }
 
 template <typename Response>
@@ -107,6 +114,23 @@ void AddVariance(const std::vector<uint8_t>& pixels, Response& response) {
   for (size_t i = 1; i < pixels.size(); i += 2) {
     score.add_values(pixels[i]);
     score.add_is_ood(pixels[i] > 100);
+  }
+}
+
+// The scores that a request names, or `variance`. Any other one is the first pixel, without a
+// threshold.
+template <typename Request, typename Response>
+void AddNamedScores(const Request& request, const std::vector<uint8_t>& pixels,
+                    Response& response) {
+  if (request.ood_scores().empty()) AddVariance(pixels, response);
+  for (const std::string& name : request.ood_scores()) {
+    if (name == "variance") {
+      AddVariance(pixels, response);
+      continue;
+    }
+    v1::OodScore& score = *response.add_ood_scores();
+    score.set_name(name);
+    for (size_t i = 0; i < pixels.size(); i += 2) score.add_values(pixels[i]);
   }
 }
 
@@ -130,12 +154,16 @@ grpc::Status ErrorWithRetryDelay(grpc::StatusCode code, const std::string& messa
   return WithDetail(code, message, retry_info);
 }
 
-// What was asked for; the choice between the modes is EXACT.
-void AddMode(const v1::PredictRequest& request, const std::vector<uint8_t>& pixels,
-             v1::PredictResponse& response) {
+// What was asked for, or else `chosen`.
+template <typename Request>
+v1::VarianceMode ModeOf(const Request& request, v1::VarianceMode chosen) {
   const bool open = request.variance_mode() == v1::VARIANCE_MODE_UNSPECIFIED ||
                     request.variance_mode() == v1::VARIANCE_MODE_AUTO;
-  response.set_variance_mode(open ? v1::VARIANCE_MODE_EXACT : request.variance_mode());
+  return open ? chosen : request.variance_mode();
+}
+
+void AddMode(const v1::PredictRequest& request, const std::vector<uint8_t>& pixels,
+             v1::PredictResponse& response) {
   response.set_samples(request.samples());
   response.set_variance_relative_error(request.samples() > 0 ? 0.25 : 0);
   response.set_estimated_flops(1000);
@@ -185,6 +213,7 @@ struct FakeServer::State final : v1::ModelService::Service,
   LastUpload last_upload;
   v1::FitPosteriorRequest last_fit;
   v1::UpdatePosteriorRequest last_update;
+  v1::CalibrateOodRequest last_calibration;
   v1::Model model = DigitsModel();
   std::vector<std::function<void(v1::Posterior&)>> posterior_changes;
   v1::PredictRequest last_predict;
@@ -195,6 +224,11 @@ struct FakeServer::State final : v1::ModelService::Service,
   std::vector<v1::Operation> script;
   size_t script_position = 0;
   std::deque<std::pair<int, grpc::Status>> watch_drops;
+  std::deque<StreamFault> stream_faults;
+  absl::optional<StreamFault> every_stream;
+  std::vector<StreamRecord> streams;
+  std::string active_posterior = "p-1";
+  v1::VarianceMode chosen_mode = v1::VARIANCE_MODE_EXACT;
   bool until_cancelled = false;
   bool cancelled = false;
 
@@ -296,6 +330,16 @@ struct FakeServer::State final : v1::ModelService::Service,
     return grpc::Status::OK;
   }
 
+  grpc::Status CalibrateOod(grpc::ServerContext* context, const v1::CalibrateOodRequest* request,
+                            v1::CalibrateOodResponse* response) override {
+    response->mutable_operation()->set_id("op-3");
+    response->mutable_operation()->set_state(v1::OPERATION_STATE_RUNNING);
+    if (grpc::Status status = Enter("CalibrateOod", context); !status.ok()) return status;
+    const std::lock_guard<std::mutex> lock(mutex);
+    last_calibration = *request;
+    return grpc::Status::OK;
+  }
+
   grpc::Status ListPosteriors(grpc::ServerContext* context,
                               const v1::ListPosteriorsRequest* request,
                               v1::ListPosteriorsResponse* response) override {
@@ -376,12 +420,20 @@ struct FakeServer::State final : v1::ModelService::Service,
   grpc::Status Score(grpc::ServerContext* context, const v1::ScoreRequest* request,
                      v1::ScoreResponse* response) override {
     if (grpc::Status status = Enter("Score", context); !status.ok()) return status;
-    response->set_model("digits");
-    response->set_version(3);
-    response->set_posterior_id("p-1");
-    AddVariance(Pixels(request->inputs()), *response);
+    const std::lock_guard<std::mutex> lock(mutex);
+    AnswerScores(*request, request->inputs(), *response);
     return Known(request->model());
   }
+
+  grpc::Status PredictStream(grpc::ServerContext* context,
+                             grpc::ServerReaderWriter<v1::PredictStreamResponse,
+                                                      v1::PredictStreamRequest>* stream) override;
+
+  // The mutex is held for these two.
+  void AnswerScores(const v1::ScoreRequest& request, const v1::Tensor& inputs,
+                    v1::ScoreResponse& response) const;
+  void AnswerPrediction(const v1::PredictRequest& request, const v1::Tensor& inputs,
+                        v1::PredictResponse& response) const;
 };
 
 grpc::Status FakeServer::State::UploadDataset(grpc::ServerContext* context,
@@ -463,7 +515,23 @@ grpc::Status FakeServer::State::Predict(grpc::ServerContext* context,
     *response = *prediction;
     return grpc::Status::OK;
   }
-  const std::vector<uint8_t> pixels = Pixels(request->inputs());
+  AnswerPrediction(*request, request->inputs(), *response);
+  return Known(request->model());
+}
+
+void FakeServer::State::AnswerScores(const v1::ScoreRequest& request, const v1::Tensor& inputs,
+                                     v1::ScoreResponse& response) const {
+  response.set_model("digits");
+  response.set_version(3);
+  response.set_posterior_id(active_posterior);
+  response.set_variance_mode(ModeOf(request, chosen_mode));
+  AddNamedScores(request, Pixels(inputs), response);
+}
+
+void FakeServer::State::AnswerPrediction(const v1::PredictRequest& request,
+                                         const v1::Tensor& inputs,
+                                         v1::PredictResponse& response) const {
+  const std::vector<uint8_t> pixels = Pixels(inputs);
   const int64_t rows = pixels.size() / 2;
   std::vector<float> mean(rows * 3, 0.1f);
   std::vector<float> map_mean(rows * 3, 0.05f);
@@ -471,25 +539,82 @@ grpc::Status FakeServer::State::Predict(grpc::ServerContext* context,
     mean[row * 3 + pixels[2 * row] % 3] = 0.8f;
     map_mean[row * 3 + pixels[2 * row] % 3] = 0.9f;
   }
-  response->set_model("digits");
-  response->set_version(3);
-  response->set_posterior_id("p-1");
-  response->set_prior_precision(0.5);
-  SetFloats({rows, 3}, mean, *response->mutable_mean());
-  SetFloats({rows, 3}, map_mean, *response->mutable_map_mean());
-  SetFloats({rows, 3}, std::vector<float>(rows * 3, 1), *response->mutable_functional_mean());
-  SetFloats({rows, 3}, std::vector<float>(rows * 3, 2), *response->mutable_functional_variance());
-  SetFloats({rows}, std::vector<float>(rows, 0.25f), *response->mutable_epistemic());
-  SetFloats({rows}, std::vector<float>(rows, 0.75f), *response->mutable_aleatoric());
-  AddVariance(pixels, *response);
-  AddMode(*request, pixels, *response);
-  return Known(request->model());
+  response.set_model("digits");
+  response.set_version(3);
+  response.set_posterior_id(active_posterior);
+  response.set_prior_precision(0.5);
+  SetFloats({rows, 3}, mean, *response.mutable_mean());
+  SetFloats({rows, 3}, map_mean, *response.mutable_map_mean());
+  SetFloats({rows, 3}, std::vector<float>(rows * 3, 1), *response.mutable_functional_mean());
+  SetFloats({rows, 3}, std::vector<float>(rows * 3, 2), *response.mutable_functional_variance());
+  SetFloats({rows}, std::vector<float>(rows, 0.25f), *response.mutable_epistemic());
+  SetFloats({rows}, std::vector<float>(rows, 0.75f), *response.mutable_aleatoric());
+  AddNamedScores(request, pixels, response);
+  response.set_variance_mode(ModeOf(request, chosen_mode));
+  AddMode(request, pixels, response);
+}
+
+grpc::Status FakeServer::State::PredictStream(
+    grpc::ServerContext* context,
+    grpc::ServerReaderWriter<v1::PredictStreamResponse, v1::PredictStreamRequest>* stream) {
+  if (grpc::Status status = Enter("PredictStream", context); !status.ok()) return status;
+  v1::PredictStreamRequest request;
+  if (!stream->Read(&request) || !request.has_start()) {
+    return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "start: expected first");
+  }
+  const v1::PredictStreamStart start = request.start();
+  absl::optional<StreamFault> fault;
+  size_t number = 0;
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    number = streams.size();
+    streams.push_back({start, {}});
+    fault = every_stream;
+    if (!stream_faults.empty()) {
+      fault = stream_faults.front();
+      stream_faults.pop_front();
+    }
+    if (!start.posterior_id().empty() && start.posterior_id() != active_posterior) {
+      return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION,
+                          absl::StrCat("start.posterior_id: expected ", active_posterior, ", got ",
+                                       start.posterior_id()));
+    }
+  }
+  const std::string& name = start.has_score() ? start.score().model() : start.predict().model();
+  if (grpc::Status status = Known(name); !status.ok()) return status;
+  int64_t row = start.first_row();
+  for (int answers = 0;; ++answers) {
+    if (fault && answers == fault->answers) break;
+    if (!stream->Read(&request)) return grpc::Status::OK;
+    v1::PredictStreamResponse response;
+    response.set_first_row(row + (fault ? fault->row_shift : 0));
+    row += request.inputs().shape(0);
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      streams[number].batch_rows.push_back(request.inputs().shape(0));
+      if (start.has_score()) {
+        AnswerScores(start.score(), request.inputs(), *response.mutable_score());
+      } else {
+        AnswerPrediction(start.predict(), request.inputs(), *response.mutable_predict());
+      }
+    }
+    if (fault && !fault->posterior_id.empty()) {
+      response.mutable_score()->set_posterior_id(fault->posterior_id);
+    }
+    stream->Write(response);
+  }
+  for (int i = 0; i < fault->reads && stream->Read(&request); ++i) {
+  }
+  while (fault->silent && !context->IsCancelled()) absl::SleepFor(absl::Milliseconds(2));
+  return fault->status;
 }
 
 FakeServer::FakeServer(const std::string& listen) : state_(std::make_unique<State>()) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
   int port = 0;
+  // As the real server: pings that keep a quiet stream alive are welcome.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10 * 1000);
   builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(static_cast<v1::ModelService::Service*>(state_.get()));
   builder.RegisterService(static_cast<v1::PosteriorService::Service*>(state_.get()));
@@ -549,6 +674,36 @@ FakeServer::LastUpload FakeServer::Upload() const {
 v1::FitPosteriorRequest FakeServer::LastFit() const {
   const std::lock_guard<std::mutex> lock(state_->mutex);
   return state_->last_fit;
+}
+
+void FakeServer::FaultNextStream(const StreamFault& fault) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->stream_faults.push_back(fault);
+}
+
+void FakeServer::FaultEveryStream(const StreamFault& fault) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->every_stream = fault;
+}
+
+std::vector<FakeServer::StreamRecord> FakeServer::Streams() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->streams;
+}
+
+void FakeServer::SetActivePosterior(const std::string& id) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->active_posterior = id;
+}
+
+void FakeServer::SetChosenMode(v1::VarianceMode mode) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->chosen_mode = mode;
+}
+
+v1::CalibrateOodRequest FakeServer::LastCalibration() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->last_calibration;
 }
 
 v1::PredictRequest FakeServer::LastPredict() const {

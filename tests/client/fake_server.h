@@ -4,8 +4,9 @@
 // Implements the generated services on a free local port. It knows one model, `digits/3` (two
 // pixels in, three classes out, uint8 allowed), and one posterior of it. Predictions: class (first
 // pixel mod 3) with probability 0.8, plain network 0.9; the score `variance` of a row is its second
-// pixel, flagged above 100. Function samples are the draw's number times 1000 plus the row's second
-// pixel. Thread-safe; lives until it is destroyed.
+// pixel, flagged above 100, any other score its first pixel, without a threshold. Function samples
+// are the draw's number times 1000 plus the row's second pixel. Streams are answered like single
+// requests. Thread-safe; lives until it is destroyed.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -70,8 +71,33 @@ class FakeServer {
   };
   LastUpload Upload() const;
 
+  // What becomes of a PredictStream.
+  struct StreamFault {
+    int answers = 0;                         // it gives so many,
+    int reads = 0;                           // takes so many batches more without an answer,
+    grpc::Status status = grpc::Status::OK;  // and ends with this;
+    bool silent = false;                     // or says no more until the client leaves
+    std::string posterior_id = {};           // the posterior that its answers name
+    int64_t row_shift = 0;                   // added to the first row that its answers name
+  };
+  // Of the next stream; several queue up.
+  void FaultNextStream(const StreamFault& fault);
+  // Of every stream from now on.
+  void FaultEveryStream(const StreamFault& fault);
+  // Every stream so far: how it started, and the rows of each batch that was read.
+  struct StreamRecord {
+    v1::PredictStreamStart start;
+    std::vector<int64_t> batch_rows;
+  };
+  std::vector<StreamRecord> Streams() const;
+  // The posterior that answers from now on; streams that ask for another one are refused.
+  void SetActivePosterior(const std::string& id);
+  // The mode that AUTO means from now on, EXACT at first.
+  void SetChosenMode(v1::VarianceMode mode);
+
   v1::FitPosteriorRequest LastFit() const;
   v1::UpdatePosteriorRequest LastUpdate() const;
+  v1::CalibrateOodRequest LastCalibration() const;
   v1::PredictRequest LastPredict() const;
   // Changes the model and the posterior that the server describes from now on.
   void ChangeModel(const std::function<void(v1::Model&)>& change);

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <string>
 #include <vector>
 
 namespace laplace::cli {
@@ -59,33 +60,71 @@ TEST(CalibrationErrorTest, BinsIncludeTheirUpperEdge) {
   EXPECT_NEAR(ExpectedCalibrationError({1.0f, 0.0f}, 2, {0}), 0, 1e-12);
 }
 
-TEST(AurocTest, IsOneForSeparatedAndZeroForInvertedScores) {
-  EXPECT_DOUBLE_EQ(Auroc({1, 2, 3}, {4, 5}), 1);
-  EXPECT_DOUBLE_EQ(Auroc({4, 5}, {1, 2, 3}), 0);
+TEST(BrierScoreTest, IsTheMeanSquaredDistanceToTheLabel) {
+  // .49 + .04 + .01, .01 + .09 + .16, .04 + .25 + .49 with labels 1, 2, 2.
+  const double expected = (0.49 + 0.64 + 0.01 + 0.01 + 0.09 + 0.16 + 0.04 + 0.25 + 0.49) / 3;
+  EXPECT_NEAR(BrierScore(kThreeRows, 3, {1, 2, 2}), expected, 1e-7);
+  EXPECT_EQ(BrierScore({1, 0}, 2, {0}), 0);
+  EXPECT_EQ(BrierScore({1, 0}, 2, {1}), 2);
 }
 
-TEST(AurocTest, CountsTiesAsOneHalf) {
-  EXPECT_DOUBLE_EQ(Auroc({1, 1, 1}, {1, 1}), 0.5);
-  // Pairs (in, out): (1,2) win, (1,3) win, (2,2) tie, (2,3) win.
-  EXPECT_DOUBLE_EQ(Auroc({1, 2}, {2, 3}), 3.5 / 4);
-}
-
-TEST(AurocTest, AgreesWithCountingPairs) {
-  const std::vector<double> in = {0.1, 0.4, 0.4, 0.9, -2, 0.4, 7};
-  const std::vector<double> out = {0.4, 0.95, 0.1, 7, 8};
-  double wins = 0;
-  for (double a : in) {
-    for (double b : out) wins += b > a ? 1 : b == a ? 0.5 : 0;
+double Named(const std::vector<ExampleMetric>& metrics, const std::string& name) {
+  for (const ExampleMetric& metric : metrics) {
+    if (metric.name == name) return Value(metric);
   }
-  EXPECT_DOUBLE_EQ(Auroc(in, out), wins / (in.size() * out.size()));
+  ADD_FAILURE() << name;
+  return 0;
+}
+
+TEST(BernoulliMetricsTest, JudgeEveryLabelOnItsOwn) {
+  // Row 0 says {there, not}, row 1 {there, there}; truth {there, not}, {not, there}.
+  const auto metrics = BernoulliMetrics({0.75f, 0.25f, 0.5f, 1.0f}, 2, {1, 0, 0, 1});
+  EXPECT_DOUBLE_EQ(Named(metrics, "label_accuracy"), 0.75);
+  EXPECT_DOUBLE_EQ(Named(metrics, "subset_accuracy"), 0.5);
+  EXPECT_DOUBLE_EQ(Named(metrics, "nll"), -(2 * std::log(0.75) + std::log(0.5)) / 4);
+  EXPECT_DOUBLE_EQ(Named(metrics, "brier"), (2 * 0.0625 + 0.25) / 4);
+  // Label 0: bins of .75 (gap .25) and .5 (gap .5); label 1: .25 (gap .25) and 1 (gap 0).
+  EXPECT_DOUBLE_EQ(Named(metrics, "ece"), ((0.25 + 0.5) / 2 + (0.25 + 0) / 2) / 2);
+}
+
+TEST(BernoulliMetricsTest, GapsOfTwoLabelsDoNotCancel) {
+  EXPECT_DOUBLE_EQ(Named(BernoulliMetrics({0.5f, 0.5f}, 2, {1, 0}), "ece"), 0.5);
+}
+
+TEST(GaussianMetricsTest, AreThoseOfThePredictive) {
+  const auto metrics = GaussianMetrics({0, 1, 2, 3}, {1, 4, 1, 0.25}, 2, {0, 3, 2, 4});
+  EXPECT_DOUBLE_EQ(Named(metrics, "rmse"), std::sqrt((4 + 1) / 4.0));
+  const double nll = 0.5 * (4 * std::log(2 * M_PI) + std::log(4.0) + std::log(0.25) + 1 + 4) / 4;
+  EXPECT_DOUBLE_EQ(Named(metrics, "nll"), nll);
+  // Errors of 0, 1, 0 and 2 standard deviations.
+  EXPECT_DOUBLE_EQ(Named(metrics, "coverage_95"), 0.75);
+}
+
+TEST(GaussianMetricsTest, WithoutVariancesThereIsOnlyTheError) {
+  EXPECT_EQ(GaussianMetrics({1}, {}, 1, {2}).size(), 1u);
+  EXPECT_EQ(GaussianMetrics({1}, {0}, 1, {2}).size(), 1u);
+}
+
+TEST(ExampleMetricTest, OfAResampleIsThatOfTheRepeatedExamples) {
+  const std::vector<float> p = {0.7f, 0.2f, 0.1f, 0.1f, 0.3f, 0.6f, 0.2f, 0.5f, 0.3f};
+  std::vector<float> repeated;
+  for (int row : {0, 2, 2}) repeated.insert(repeated.end(), &p[3 * row], &p[3 * row] + 3);
+  const auto metrics = CategoricalMetrics(p, 3, {1, 2, 1});
+  const auto expected = CategoricalMetrics(repeated, 3, {1, 1, 1});
+  for (size_t i = 0; i < metrics.size(); ++i) {
+    EXPECT_NEAR(Value(metrics[i], {1, 0, 2}), Value(expected[i]), 1e-15) << metrics[i].name;
+  }
+  const auto errors = GaussianMetrics({0, 0, 0}, {}, 1, {1, 2, 3});
+  EXPECT_DOUBLE_EQ(Value(errors[0], {0, 1, 2}), std::sqrt((4 + 9 + 9) / 3.0));
 }
 
 TEST(MetricsTest, OfNothingAreNan) {
   EXPECT_TRUE(std::isnan(Accuracy({}, 3, {})));
   EXPECT_TRUE(std::isnan(NegativeLogLikelihood({}, 3, {})));
   EXPECT_TRUE(std::isnan(ExpectedCalibrationError({}, 3, {})));
-  EXPECT_TRUE(std::isnan(Auroc({}, {1})));
-  EXPECT_TRUE(std::isnan(Auroc({std::nan("")}, {1})));
+  EXPECT_TRUE(std::isnan(BrierScore({}, 3, {})));
+  EXPECT_TRUE(std::isnan(Named(BernoulliMetrics({}, 2, {}), "ece")));
+  EXPECT_TRUE(std::isnan(Named(GaussianMetrics({}, {}, 2, {}), "rmse")));
 }
 
 }  // namespace

@@ -207,6 +207,30 @@ TEST(PosteriorSummaryTest, SaysWhatOtherStructuresAre) {
   EXPECT_THAT(text, Not(HasSubstr("residual")));
 }
 
+TEST(PosteriorSummaryTest, SaysWhichOodScoresThereAreAndWhereThresholdsComeFrom) {
+  Posterior posterior = LowRank();
+  EXPECT_THAT(PosteriorSummary(posterior), Not(HasSubstr("\nOOD scores")));
+  EXPECT_THAT(PosteriorSummary(posterior), Not(HasSubstr("feature layer")));
+  posterior.features = client::FeatureSummary{"body.weight", 64, 50000, 5000, 50, 10};
+  posterior.available_ood_scores = {"msp", "mahalanobis", "variance"};
+  posterior.default_ood_score = "variance";
+  posterior.calibration_dataset_id = "sha256-0123456789abcdef";
+  posterior.ood_thresholds = {{"msp", 0.5, 0.05, 2000, 0.041, 0.061, {}},
+                              {"variance", 7.25, 0.05, 2000, 0.041, 0.061, {}}};
+  const std::string text = PosteriorSummary(posterior);
+  EXPECT_THAT(text, HasSubstr("feature layer         body.weight, 64 features of 50,000 examples\n"
+                              "feature bank          5,000 examples, k = 50\n"
+                              "OOD scores            msp, mahalanobis, variance\n"));
+  EXPECT_THAT(text, HasSubstr("OOD SCORE   THRESHOLD  AIMS TO FLAG  95 % INTERVAL   CALIBRATED ON\n"
+                              "msp               0.5         5.0 %  4.1 % to 6.1 %          2,000\n"
+                              "variance *       7.25         5.0 %  4.1 % to 6.1 %          2,000\n"
+                              "* the default score\n"
+                              "calibrated on data set sha256-0123456789ab\n"));
+  posterior.available_ood_scores.assign(12, "mahalanobis");
+  EXPECT_THAT(PosteriorSummary(posterior),
+              HasSubstr("mahalanobis,\n                      mahalanobis"));
+}
+
 // A server of release 0.1 sends none of the new fields.
 TEST(PosteriorSummaryTest, CopesWithOlderServers) {
   Posterior posterior = LowRank();

@@ -56,5 +56,12 @@ TEST(TableTest, LongTextIsShortenedToOneLine) {
   EXPECT_EQ(Shortened("", 4), "");
 }
 
+TEST(TableTest, MarkdownKeepsAlignmentAndEscapesBars) {
+  Table table({{"A"}, {"B", Table::Align::kRight}});
+  table.AddRow({"x|y", "1"});
+  table.AddRow({"two\nlines"});
+  EXPECT_EQ(table.ToMarkdown(), "| A | B |\n|---|---:|\n| x\\|y | 1 |\n| two lines |  |\n");
+}
+
 }  // namespace
 }  // namespace laplace::cli

@@ -135,7 +135,7 @@ TEST_F(EndToEndTest, AnswersAreCompleteAndConsistent) {
     EXPECT_EQ(scores->ood_scores[i].values, prediction->ood_scores[i].values);
   }
   request.ood_scores.clear();
-  EXPECT_EQ(client->Score(request)->ood_scores.at(0).name, "laplace_entropy");
+  EXPECT_EQ(client->Score(request)->ood_scores.at(0).name, "combined");
 }
 
 TEST_F(EndToEndTest, ARestartChangesNoDigit) {

@@ -12,6 +12,7 @@
 
 #include "formats/npy.h"
 #include "tests/integration/world.h"
+#include "tests/support/http_get.h"
 #include "tests/support/status_matchers.h"
 
 namespace laplaced::integration {
@@ -30,11 +31,12 @@ std::vector<char*> Pointers(std::vector<std::string>& arguments) {
 // A running laplaced; killed when it goes out of scope.
 class ServerProcess {
  public:
-  explicit ServerProcess(const std::string& root, const std::string& listen = "127.0.0.1:0")
+  explicit ServerProcess(const std::string& root, const std::string& listen = "127.0.0.1:0",
+                         const std::string& http = "127.0.0.1:0")
       : address_file_(root + "/address"), log_(root + "/log") {
     std::filesystem::remove(address_file_);
     std::vector<std::string> arguments = {
-        LAPLACED_SERVER_BINARY, "--registry", root, "--listen", listen,
+        LAPLACED_SERVER_BINARY, "--registry", root, "--listen", listen, "--http-listen", http,
         "--address-file",       address_file_};
     auto pointers = Pointers(arguments);
     pid_ = fork();
@@ -157,6 +159,27 @@ TEST_F(ProcessTest, SigtermEndsItCleanlyAndHealthTellsBefore) {
   EXPECT_EQ(server.Wait(), 0) << server.Log();
 }
 
+TEST_F(ProcessTest, DriftMetricsAndProbesAreServedOverHttp) {
+  ServerProcess server(world_.root());
+  const std::string address = server.Address();
+  world_.Fit(*World::Connect(address));
+  const auto prediction = Predict(address);
+  ASSERT_EQ(prediction.ood_scores.size(), 1u);
+  const std::string log = server.Log();
+  const size_t at = log.find("http://");
+  ASSERT_NE(at, std::string::npos) << log;
+  const std::string http = log.substr(at + 7, log.find('\n', at) - at - 7);
+  EXPECT_EQ(test_support::HttpGet(http, "/v2/health/ready").status, 200);
+  const std::string metrics = test_support::HttpGet(http, "/metrics").body;
+  const size_t rows = prediction.ood_scores[0].values.size();
+  for (const std::string& expected :
+       {std::string("laplace_ood_score_bucket{"), std::string("model=\"mlp\""),
+        "posterior=\"" + prediction.posterior_id + "\"",
+        "score=\"" + prediction.ood_scores[0].name + "\"", "} " + std::to_string(rows) + "\n"}) {
+    EXPECT_THAT(metrics, ::testing::HasSubstr(expected));
+  }
+}
+
 TEST_F(ProcessTest, ATakenPortIsAStartUpErrorThatNamesIt) {
   ServerProcess first(world_.root());
   const std::string address = first.Address();
@@ -164,6 +187,9 @@ TEST_F(ProcessTest, ATakenPortIsAStartUpErrorThatNamesIt) {
   ServerProcess second(other.root(), address);
   EXPECT_EQ(second.Wait(), 1);
   EXPECT_THAT(second.Log(), ::testing::HasSubstr(address));
+  ServerProcess third(other.root(), "127.0.0.1:0", address);
+  EXPECT_EQ(third.Wait(), 1);
+  EXPECT_THAT(third.Log(), ::testing::HasSubstr("http_listen: cannot listen on '" + address));
 }
 
 // Runs the command line and returns (exit code, standard output).
@@ -200,7 +226,7 @@ TEST_F(ProcessTest, TheCommandLineDoesTheWholeJob) {
       "p-");
   expect(RunCli(at + "posterior ls mlp"), "p-");
   expect(RunCli(at + "predict mlp --input " + test + " --limit 5"), "a");
-  expect(RunCli(at + "score mlp --input " + test), "laplace_entropy");
+  expect(RunCli(at + "score mlp --input " + test), "MODERATED_ENERGY");
   const auto missing = RunCli(at + "predict nope --input " + test);
   EXPECT_EQ(missing.first, 1) << missing.second;
   EXPECT_THAT(missing.second, ::testing::HasSubstr("nope"));

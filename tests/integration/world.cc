@@ -66,6 +66,7 @@ void World::Start() {
   laplace::v1::ServerConfig config = DefaultConfig();
   config.set_registry(root());
   config.set_listen("127.0.0.1:0");
+  config.set_http_listen("off");
   config.set_max_batch_size(64);
   config.set_max_dataset_bytes(int64_t{1} << 20);
   config.set_drain_seconds(5);

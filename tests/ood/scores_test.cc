@@ -14,11 +14,20 @@ namespace {
 
 using reference::RandomNormal;
 
+// A posterior with directions, without features and templates.
+OodKnowledge Knows(Likelihood::Kind kind, bool has_directions = true) {
+  OodKnowledge knowledge;
+  knowledge.kind = kind;
+  knowledge.has_directions = has_directions;
+  return knowledge;
+}
+
 class ScoresTest : public ::testing::Test {
  protected:
   double Score(const std::string& name, int64_t row = 0) const {
-    EXPECT_TRUE(CheckOodScores("ood_scores", {name}, likelihood_.kind).ok()) << name;
-    return ComputeOodScores({name}, inputs_, likelihood_)[0][row].item<double>();
+    EXPECT_TRUE(CheckOodScores("ood_scores", {name}, Knows(likelihood_.kind)).ok()) << name;
+    return ComputeOodScores({name}, inputs_, likelihood_, Knows(likelihood_.kind))[0][row]
+        .item<double>();
   }
   // Inputs as they come from Jacobians [B, C, P] and a dense covariance of the parameters.
   static OodInputs Inputs(const at::Tensor& f, const at::Tensor& j, const at::Tensor& sigma) {
@@ -83,14 +92,14 @@ TEST_F(ScoresTest, MultiLabelScoresSumOverLabels) {
                   .sum()
                   .item<double>(),
               1e-12);
-  EXPECT_FALSE(CheckOodScores("s", {"msp"}, likelihood_.kind).ok());
+  EXPECT_FALSE(CheckOodScores("s", {"msp"}, Knows(likelihood_.kind)).ok());
 }
 
 TEST_F(ScoresTest, HigherMeansMoreOutOfDistributionForEveryScore) {
   // Row 0 is confident, row 1 has nearly equal logits; then the same logits with ten times the
   // Jacobian.
   for (const std::string name :
-       {"msp", "max_logit", "energy", "entropy", "laplace_entropy", "laplace_msp"}) {
+       {"msp", "max_logit", "energy", "entropy", "gen", "laplace_entropy", "laplace_msp"}) {
     EXPECT_GT(Score(name, 1), Score(name, 0)) << name;
   }
   f_[1].copy_(f_[0]);
@@ -103,9 +112,12 @@ TEST_F(ScoresTest, HigherMeansMoreOutOfDistributionForEveryScore) {
 }
 
 TEST_F(ScoresTest, OnlyWhatIsNeededIsAskedOfThePosterior) {
-  EXPECT_FALSE(NeedsPosterior({"msp", "max_logit", "energy", "entropy"}));
+  EXPECT_FALSE(NeedsPosterior({"msp", "max_logit", "energy", "entropy", "knn"}));
   EXPECT_TRUE(NeedsPosterior({"msp", "variance"}));
-  EXPECT_EQ(ComputeOodScores({"energy", "msp"}, {f_, {}, {}, {}}, likelihood_).size(), 2u);
+  EXPECT_EQ(
+      ComputeOodScores({"energy", "msp"}, {f_, {}, {}, {}}, likelihood_, Knows(likelihood_.kind))
+          .size(),
+      2u);
   const LinearizeRequest variance = NeededFor({"msp", "laplace_entropy"}, {});
   EXPECT_TRUE(variance.variance_at.size() == 1 && variance.covariance_at.empty() &&
               !variance.outside);
@@ -114,7 +126,7 @@ TEST_F(ScoresTest, OnlyWhatIsNeededIsAskedOfThePosterior) {
 }
 
 TEST_F(ScoresTest, AModeThatCannotHaveAScoreSaysWhich) {
-  const auto all = OodScoreNames(Likelihood::Kind::kCategorical);
+  const auto all = OodScoreNames(Knows(Likelihood::Kind::kCategorical));
   for (const VarianceMode mode : {VarianceMode::kExact, VarianceMode::kLastLayer}) {
     EXPECT_TRUE(CheckOodScoresIn(mode, "s", all).ok());
   }
@@ -137,20 +149,28 @@ TEST_F(ScoresTest, KnownMutualInformationIsTaken) {
 }
 
 TEST_F(ScoresTest, ScoresOfDirectionsNeedDirections) {
-  EXPECT_TRUE(CheckOodScores("s", {"local_ensemble"}, likelihood_.kind, true).ok());
-  EXPECT_FALSE(CheckOodScores("s", {"local_ensemble"}, likelihood_.kind, false).ok());
+  EXPECT_TRUE(CheckOodScores("s", {"local_ensemble"}, Knows(likelihood_.kind, true)).ok());
+  EXPECT_FALSE(CheckOodScores("s", {"local_ensemble"}, Knows(likelihood_.kind, false)).ok());
+}
+
+TEST_F(ScoresTest, AScoreThatLacksSomethingSaysWhat) {
+  const auto message = [&](const std::string& name) {
+    return std::string(CheckOodScores("s", {name}, Knows(likelihood_.kind)).message());
+  };
+  EXPECT_THAT(message("knn"), ::testing::HasSubstr("needs features"));
+  EXPECT_THAT(message("kl_matching"), ::testing::HasSubstr("validation data"));
 }
 
 TEST_F(ScoresTest, UnknownNamesListTheKnownOnes) {
   const absl::Status status =
-      CheckOodScores("ood_scores", {"msp", "nope"}, Likelihood::Kind::kCategorical);
+      CheckOodScores("ood_scores", {"msp", "nope"}, Knows(Likelihood::Kind::kCategorical));
   EXPECT_EQ(FieldOf(status), "ood_scores[1]");
   EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("laplace_entropy"));
-  EXPECT_FALSE(CheckOodScores("ood_scores", {"msp"}, Likelihood::Kind::kGaussian).ok());
+  EXPECT_FALSE(CheckOodScores("ood_scores", {"msp"}, Knows(Likelihood::Kind::kGaussian)).ok());
   for (auto kind : {Likelihood::Kind::kCategorical, Likelihood::Kind::kBernoulli,
                     Likelihood::Kind::kGaussian}) {
-    EXPECT_TRUE(CheckOodScores("s", OodScoreNames(kind), kind).ok());
-    EXPECT_TRUE(CheckOodScores("s", {DefaultOodScore(kind)}, kind).ok());
+    EXPECT_TRUE(CheckOodScores("s", OodScoreNames(Knows(kind)), Knows(kind)).ok());
+    EXPECT_TRUE(CheckOodScores("s", {DefaultOodScore(Knows(kind))}, Knows(kind)).ok());
   }
 }
 

@@ -45,5 +45,17 @@ TEST(CalibrateThresholdTest, IntervalCoversTheRealisedRate) {
   EXPECT_NEAR(mean_rate, 20.0 / 201, 0.005);
 }
 
+TEST(IdQuantilesTest, LieBetweenNeighboursInProportion) {
+  std::vector<double> scores(201);
+  std::iota(scores.begin(), scores.end(), 0);  // 0..200
+  std::swap(scores[0], scores[150]);
+  const std::vector<double> expected = {2, 10, 20, 50, 100, 150, 180, 190, 198};
+  const std::vector<double> quantiles = IdQuantiles(scores);
+  ASSERT_EQ(quantiles.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(quantiles[i], expected[i], 1e-9);
+  EXPECT_DOUBLE_EQ(IdQuantiles({3, 1})[4], 2);
+  EXPECT_DOUBLE_EQ(IdQuantiles({7})[8], 7);
+}
+
 }  // namespace
 }  // namespace laplaced

@@ -43,17 +43,21 @@ auto Fields(Record& record) {
     auto& [f1, f2, f3, f4, f5, f6, f7] = record;
     return std::tie(f1, f2, f3, f4, f5, f6, f7);
   } else if constexpr (std::is_same_v<Plain, OodThresholdRecord>) {
+    auto& [f1, f2, f3, f4, f5, f6, f7] = record;
+    return std::tie(f1, f2, f3, f4, f5, f6, f7);
+  } else if constexpr (std::is_same_v<Plain, FeatureRecord>) {
     auto& [f1, f2, f3, f4, f5, f6] = record;
     return std::tie(f1, f2, f3, f4, f5, f6);
   } else {
     auto& [f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, f17, f18, f19,
            f20, f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34, f35, f36, f37,
            f38, f39, f40, f41, f42, f43, f44, f45, f46, f47, f48, f49, f50, f51, f52, f53, f54, f55,
-           f56, f57, f58, f59, f60, f61, f62, f63, f64, f65, f66] = record;
+           f56, f57, f58, f59, f60, f61, f62, f63, f64, f65, f66, f67, f68, f69, f70] = record;
     return std::tie(f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, f17, f18,
                     f19, f20, f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34,
                     f35, f36, f37, f38, f39, f40, f41, f42, f43, f44, f45, f46, f47, f48, f49, f50,
-                    f51, f52, f53, f54, f55, f56, f57, f58, f59, f60, f61, f62, f63, f64, f65, f66);
+                    f51, f52, f53, f54, f55, f56, f57, f58, f59, f60, f61, f62, f63, f64, f65, f66,
+                    f67, f68, f69, f70);
   }
 }
 
@@ -71,6 +75,7 @@ class Filler {
   void operator()(PriorCandidateRecord& value) { FillAll(value); }
   void operator()(OodThresholdRecord& value) { FillAll(value); }
   void operator()(ParameterBlockRecord& value) { FillAll(value); }
+  void operator()(FeatureRecord& value) { FillAll(value); }
   template <typename T>
   void operator()(std::vector<T>& values) {
     values.resize(3);
@@ -101,6 +106,7 @@ bool Same(const std::string& a, const std::string& b) { return a == b; }
 bool Same(const PriorCandidateRecord& a, const PriorCandidateRecord& b);
 bool Same(const ParameterBlockRecord& a, const ParameterBlockRecord& b);
 bool Same(const OodThresholdRecord& a, const OodThresholdRecord& b);
+bool Same(const FeatureRecord& a, const FeatureRecord& b);
 template <typename T>
 bool Same(const std::vector<T>& a, const std::vector<T>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(),
@@ -119,6 +125,7 @@ bool SameFields(const Record& a, const Record& b) {
 bool Same(const PriorCandidateRecord& a, const PriorCandidateRecord& b) { return SameFields(a, b); }
 bool Same(const ParameterBlockRecord& a, const ParameterBlockRecord& b) { return SameFields(a, b); }
 bool Same(const OodThresholdRecord& a, const OodThresholdRecord& b) { return SameFields(a, b); }
+bool Same(const FeatureRecord& a, const FeatureRecord& b) { return SameFields(a, b); }
 
 template <size_t... kIndex>
 std::vector<size_t> DifferingFields(const PosteriorRecord& a, const PosteriorRecord& b,
@@ -179,7 +186,7 @@ TEST_F(PosteriorArtifactTest, HoldsEveryFieldUnderItsOwnNameAndTheFileTable) {
   const Json object = Json::parse(ReadFileBytes(RecordPath(folder_)), nullptr, false);
   ASSERT_TRUE(object.is_object());
   EXPECT_EQ(object.size(), kFieldCount + 3);
-  EXPECT_EQ(object["format_version"], 2);
+  EXPECT_EQ(object["format_version"], 3);
   for (const char* name : {"id",
                            "model",
                            "version",
@@ -317,9 +324,9 @@ void Rewrite(const std::string& folder, const std::function<void(Json&)>& change
 }
 
 TEST_F(PosteriorArtifactTest, RefusesANewerFormatByName) {
-  Rewrite(folder_, [](Json& object) { object["format_version"] = 3; });
+  Rewrite(folder_, [](Json& object) { object["format_version"] = 4; });
   EXPECT_THAT(ReadPosteriorArtifact(folder_),
-              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("format_version 3")));
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("format_version 4")));
   Rewrite(folder_, [](Json& object) { object["format_version"] = 0; });
   EXPECT_THAT(ReadPosteriorArtifact(folder_), StatusIs(kDataLoss));
 }
@@ -339,7 +346,7 @@ TEST_F(PosteriorArtifactTest, RefusesARecordWithoutAFieldOrWithAnotherType) {
 
 TEST_F(PosteriorArtifactTest, GivesFieldsThatAnOlderFormatLacksTheirDefaults) {
   Rewrite(folder_, [](Json& object) {
-    object["format_version"] = 1;
+    object["format_version"] = 2;
     for (const char* name : {"structure", "temperature", "blocks", "updated_examples"}) {
       object.erase(name);
     }

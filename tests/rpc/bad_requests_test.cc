@@ -85,6 +85,18 @@ std::function<grpc::Status(TestServer&)> Update(Change change) {
   };
 }
 
+template <typename Change>
+std::function<grpc::Status(TestServer&)> Calibrate(Change change) {
+  return [change](TestServer& server) {
+    v1::CalibrateOodRequest request;
+    request.set_model("net");
+    request.set_dataset_id("sha256-0");
+    change(request);
+    v1::CalibrateOodResponse response;
+    return Call(*server.posteriors, &v1::PosteriorService::Stub::CalibrateOod, request, &response);
+  };
+}
+
 template <typename Stub, typename Request, typename Response>
 grpc::Status CallAny(Stub& stub,
                      grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
@@ -818,6 +830,69 @@ std::vector<BadRequest> BadUpdates() {
   };
 }
 
+std::vector<BadRequest> BadCalibrations() {
+  const auto kInvalid = StatusCode::INVALID_ARGUMENT;
+  using R = v1::CalibrateOodRequest;
+  return {
+      {"NoModel", Calibrate([](R& r) { r.clear_model(); }), kInvalid, "model", {"name of a model"}},
+      {"UnknownModel",
+       Calibrate([](R& r) { r.set_model("nosuch"); }),
+       StatusCode::NOT_FOUND,
+       "",
+       {"nosuch"}},
+      {"NegativeVersion",
+       Calibrate([](R& r) { r.set_version(-1); }),
+       kInvalid,
+       "version",
+       {"got -1"}},
+      {"NoData",
+       Calibrate([](R& r) { r.clear_dataset_id(); }),
+       kInvalid,
+       "dataset_id",
+       {"uploaded data set", "empty"}},
+      {"LongDataId",
+       Calibrate([](R& r) { r.set_dataset_id(std::string(500, 'x')); }),
+       kInvalid,
+       "dataset_id",
+       {"at most 128", "got 500"}},
+      {"LongPosteriorId",
+       Calibrate([](R& r) { r.set_posterior_id(std::string(129, 'p')); }),
+       kInvalid,
+       "posterior_id",
+       {"at most 128", "got 129"}},
+      {"UnknownPosterior",
+       Calibrate([](R& r) { r.set_posterior_id("q"); }),
+       StatusCode::NOT_FOUND,
+       "",
+       {"'q'"}},
+      {"NoneActive",
+       Calibrate([](R& r) { r.set_model("bare"); }),
+       StatusCode::FAILED_PRECONDITION,
+       "",
+       {"no posterior"}},
+      {"NegativeRate",
+       Calibrate([](R& r) { r.set_target_id_rate(-0.1); }),
+       kInvalid,
+       "target_id_rate",
+       {"above 0 and below 1", "got -0.1"}},
+      {"RateOfOne",
+       Calibrate([](R& r) { r.set_target_id_rate(1); }),
+       kInvalid,
+       "target_id_rate",
+       {"below 1", "got 1"}},
+      {"RateNotANumber",
+       Calibrate([](R& r) { r.set_target_id_rate(std::nan("")); }),
+       kInvalid,
+       "target_id_rate",
+       {"got nan"}},
+      {"LongScore",
+       Calibrate([](R& r) { r.set_default_ood_score(std::string(129, 's')); }),
+       kInvalid,
+       "default_ood_score",
+       {"at most 128", "got 129"}},
+  };
+}
+
 std::vector<BadRequest> BadNames() {
   const auto kInvalid = StatusCode::INVALID_ARGUMENT;
   const auto kNotFound = StatusCode::NOT_FOUND;
@@ -982,6 +1057,8 @@ INSTANTIATE_TEST_SUITE_P(FitOptions, BadRequestTest, ::testing::ValuesIn(BadFitO
 INSTANTIATE_TEST_SUITE_P(Combinations, BadRequestTest, ::testing::ValuesIn(BadCombinations()),
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(Updates, BadRequestTest, ::testing::ValuesIn(BadUpdates()), NameOf);
+INSTANTIATE_TEST_SUITE_P(Calibrations, BadRequestTest, ::testing::ValuesIn(BadCalibrations()),
+                         NameOf);
 INSTANTIATE_TEST_SUITE_P(Names, BadRequestTest, ::testing::ValuesIn(BadNames()), NameOf);
 
 }  // namespace

@@ -71,6 +71,7 @@ v1::FitOptions LowRankOptions() {
   options.set_variance_correction(true);
   options.set_memory_limit_bytes(int64_t{1} << 40);
   options.set_fisher_samples(16);
+  options.set_feature_layer("conv.weight");
   return options;
 }
 
@@ -100,6 +101,7 @@ TEST(ReadFitOptionsTest, ReadsEveryOption) {
   EXPECT_TRUE(fit.variance_correction);
   EXPECT_EQ(fit.memory_limit_bytes, int64_t{1} << 40);
   EXPECT_EQ(fit.fisher_samples, 16);
+  EXPECT_EQ(fit.feature_layer, "conv.weight");
 }
 
 // What a server must not refuse.
@@ -169,6 +171,7 @@ TEST(FillFitOptionsTest, FillsEveryOptionWithWhatWasUsed) {
   record.variance_correction = true;
   record.memory_limit_bytes = int64_t{1} << 40;
   record.fisher_samples = 16;
+  record.feature_layer = "conv.weight";
   v1::FitOptions options;
   FillFitOptions(record, &options);
   EXPECT_EQ(options.DebugString(), LowRankOptions().DebugString());

@@ -319,7 +319,43 @@ TEST(PosteriorServiceTest, UpdatePassesTheRequestOn) {
   EXPECT_TRUE(server.fits->last_update().keep_inactive);
 }
 
-TEST(PosteriorServiceTest, FitsAndUpdatesWithoutRoomSayWhenToTryAgain) {
+TEST(PosteriorServiceTest, CalibratePassesTheRequestOn) {
+  TestServer server;
+  v1::CalibrateOodRequest request;
+  request.set_model("net");
+  request.set_dataset_id("sha256-0");
+  v1::CalibrateOodResponse response;
+  ASSERT_TRUE(Call(*server.posteriors, &PosteriorStub::CalibrateOod, request, &response).ok());
+  EXPECT_EQ(response.operation().description(), "calibrate p-1");
+  EXPECT_FALSE(response.operation().id().empty());
+  const CalibrateRequest plain = server.fits->last_calibrate();
+  EXPECT_EQ(plain.model, "net");
+  EXPECT_EQ(plain.version, 0);
+  EXPECT_EQ(plain.posterior_id, "");
+  EXPECT_EQ(plain.dataset_id, "sha256-0");
+  EXPECT_EQ(plain.target_id_rate, 0);
+  EXPECT_EQ(plain.default_ood_score, "");
+  EXPECT_FALSE(plain.keep_inactive);
+
+  request.set_version(1);
+  request.set_posterior_id("p-2");
+  request.set_target_id_rate(0.25);
+  request.set_default_ood_score("knn");
+  request.set_keep_inactive(true);
+  grpc::Status status;
+  do {  // the first one may still be ending
+    status = Call(*server.posteriors, &PosteriorStub::CalibrateOod, request, &response);
+  } while (status.error_code() == StatusCode::RESOURCE_EXHAUSTED);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  const CalibrateRequest full = server.fits->last_calibrate();
+  EXPECT_EQ(full.version, 1);
+  EXPECT_EQ(full.posterior_id, "p-2");
+  EXPECT_EQ(full.target_id_rate, 0.25);
+  EXPECT_EQ(full.default_ood_score, "knn");
+  EXPECT_TRUE(full.keep_inactive);
+}
+
+TEST(PosteriorServiceTest, OperationsWithoutRoomSayWhenToTryAgain) {
   v1::ServerConfig config;
   TestServer server(config);
   server.fits->SetWork([](OperationHandle& handle) -> absl::StatusOr<std::string> {
@@ -335,8 +371,13 @@ TEST(PosteriorServiceTest, FitsAndUpdatesWithoutRoomSayWhenToTryAgain) {
   fit.set_model("net");
   fit.set_train_dataset_id("sha256-0");
   v1::FitPosteriorResponse fitted;
+  v1::CalibrateOodRequest calibrate;
+  calibrate.set_model("net");
+  calibrate.set_dataset_id("sha256-0");
+  v1::CalibrateOodResponse calibrated;
   for (const grpc::Status& status :
        {Call(*server.posteriors, &PosteriorStub::UpdatePosterior, update, &updated),
+        Call(*server.posteriors, &PosteriorStub::CalibrateOod, calibrate, &calibrated),
         Call(*server.posteriors, &PosteriorStub::FitPosterior, fit, &fitted)}) {
     EXPECT_EQ(status.error_code(), StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
     EXPECT_EQ(DetailOf<google::rpc::RetryInfo>(status).retry_delay().seconds(), 30);
@@ -358,6 +399,7 @@ TEST(PosteriorServiceTest, GetShowsTheActiveOneByDefault) {
   EXPECT_EQ(posterior.prior_candidates(0).validation_nll(), 1.25);
   EXPECT_EQ(posterior.prior_candidates(0).log_marginal_likelihood(), -3.5);
   EXPECT_EQ(posterior.ood_thresholds(0).count(), 100);
+  EXPECT_THAT(posterior.ood_thresholds(0).id_quantiles(), ElementsAre(-1, 0, 0.5));
   EXPECT_THAT(posterior.warnings(), ElementsAre("rank exhausted"));
 }
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -75,6 +76,14 @@ TEST(FillPosteriorTest, FillsEveryField) {
   EXPECT_THAT(UnsetFields(posterior), ElementsAre());
   EXPECT_EQ(posterior.options().debiasing(), v1::DEBIASING_STRATEGY_CROSS_FIT);
   EXPECT_EQ(posterior.options().residual(), v1::RESIDUAL_KIND_LAYERWISE);
+  EXPECT_THAT(posterior.ood_thresholds(0).id_quantiles(), ElementsAre(0.5));
+  EXPECT_EQ(posterior.features().layer(), "text");
+}
+
+TEST(FillPosteriorTest, HasNoFeaturesWithoutALayer) {
+  v1::Posterior posterior;
+  FillPosterior(PosteriorRecord(), "", &posterior);
+  EXPECT_FALSE(posterior.has_features());
 }
 
 TEST(FillModelTest, FillsEveryField) {
@@ -138,11 +147,16 @@ TEST(FillScoreTest, FlagsWhatIsAboveTheThresholdAndWhatIsNoNumber) {
   const double infinity = std::numeric_limits<double>::infinity();
   ScoreValues values;
   values.name = "energy";
-  values.threshold = 0.5;
+  OodThresholdRecord calibration;
+  calibration.threshold = 0.5;
+  calibration.target_id_rate = 0.05;
+  values.calibration = std::make_shared<OodThresholdRecord>(calibration);
   values.values = {0.4, 0.5, 0.6, std::nan(""), infinity, -infinity};
   laplace::v1::OodScore score;
   FillScore(values, &score);
   EXPECT_THAT(score.is_ood(), ElementsAre(false, false, true, true, true, false));
+  EXPECT_EQ(score.threshold(), 0.5);
+  EXPECT_EQ(score.target_id_rate(), 0.05);
 }
 
 TEST(FillScoreTest, FlagsNothingWithoutAThreshold) {

@@ -51,8 +51,8 @@ inline std::unique_ptr<TorchServedModel> Serve(const Network& network,
   PosteriorArtifact artifact{{}, *MappedSafetensors::Open(path)};
   artifact.record.id = "p-1";
   artifact.record.default_ood_score = "laplace_entropy";
-  artifact.record.ood_thresholds = {{"laplace_entropy", 1, 0.05, 100, 0, 1},
-                                    {"msp", 0.5, 0.05, 100, 0, 1}};
+  artifact.record.ood_thresholds = {{"laplace_entropy", 1, 0.05, 100, 0, 1, {}},
+                                    {"msp", 0.5, 0.05, 100, 0, 1, {}}};
   const CapturePlan plan = FindCapturedParameters(network);
   auto sampler = std::make_shared<const FunctionSampler>(network);
   auto posterior =
@@ -62,7 +62,8 @@ inline std::unique_ptr<TorchServedModel> Serve(const Network& network,
                                                               nullptr,
                                                               value,
                                                               value.WithPriorPrecision(200),
-                                                              std::move(sampler)});
+                                                              std::move(sampler),
+                                                              {}});
   auto model = std::make_shared<const LoadedModel>(
       LoadedModel{std::move(manifest), network, plan, std::move(info)});
   return std::make_unique<TorchServedModel>(std::move(model), std::move(posterior),

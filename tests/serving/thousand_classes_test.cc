@@ -66,13 +66,13 @@ TEST_F(ThousandClassesTest, AutoAnswersBelowTwoGigabytes) {
   EXPECT_EQ(sampled.variance.mode, VarianceMode::kSampled);
   EXPECT_EQ(sampled.functional_variance.size(), 4u * kClasses);
   ASSERT_EQ(sampled.scores.size(), 1u);
-  EXPECT_FALSE(sampled.scores[0].threshold.has_value()) << "calibrated in another mode";
+  EXPECT_EQ(sampled.scores[0].calibration, nullptr) << "calibrated in another mode";
   PredictOptions options;
   options.ood_scores = {"msp"};
   const Prediction top = Predict(options, 4);
   EXPECT_EQ(top.variance.mode, VarianceMode::kTopClasses);
   EXPECT_EQ(top.functional_variance.size(), 4u * 16);
-  EXPECT_TRUE(top.scores[0].threshold.has_value());
+  EXPECT_NE(top.scores[0].calibration, nullptr);
   const int64_t peak = StatusBytes("VmHWM:");
   if (!measured || peak < 0) GTEST_SKIP() << "the peak of memory cannot be measured here";
   EXPECT_LT(peak, int64_t{2} << 30);

@@ -1,9 +1,10 @@
 // A ModelHost and a FitService without LibTorch, for tests of the services and of the wiring.
 //
 // FakeModelHost serves whatever Add was called for. Its networks take float32 inputs [B, 2] and
-// give 3 outputs; scores are "energy" and "variance". `on_compute` runs on the compute thread for
-// every Predict and Score, so a test can hold a computation up, fail it, or count it. Fits and
-// updates run `FakeFitService::work`. Both are thread-safe once set up.
+// give 3 outputs; scores are "energy" and "variance", of which the latter needs a mode; AUTO is
+// EXACT for up to 2 examples and SAMPLED for more. `on_compute` runs on the compute thread for
+// every Predict and Score, so a test can hold a computation up, fail it, or count it. Fits, updates
+// and calibrations run `FakeFitService::work`. Both are thread-safe once set up.
 #pragma once
 
 #include <cmath>
@@ -23,6 +24,11 @@
 namespace laplaced::test_support {
 
 using ComputeHook = std::function<absl::Status(const ComputeContext&)>;
+
+// The only threshold of every posterior.
+inline OodThresholdRecord EnergyThreshold() {
+  return {"energy", 0.5, 0.05, 100, 0.01, 0.1, {-1, 0, 0.5}};
+}
 
 class FakeServedModel : public ServedModel {
  public:
@@ -51,6 +57,7 @@ class FakeServedModel : public ServedModel {
     prediction.outputs = info_.n_outputs;
     prediction.prior_precision = options.prior_precision.value_or(1);
     prediction.temperature = options.temperature.value_or(1);
+    prediction.variance = ModeFor(inputs, options);
     FillVariance(options, prediction);
     const size_t size = static_cast<size_t>(prediction.batch * prediction.outputs);
     // The first input of each example, so that a test can tell whose answer it got.
@@ -79,17 +86,28 @@ class FakeServedModel : public ServedModel {
     VarianceReport variance;
     variance.mode = options.variance_mode;
     variance.samples = options.samples;
+    for (const std::string& name : options.ood_scores) {
+      if (name == "variance") variance = ModeFor(inputs, options);
+    }
     return Scores{posterior_id(), ScoresOf(inputs, options.ood_scores), variance};
   }
 
  private:
+  template <typename Options>
+  static VarianceReport ModeFor(const ArrayView& inputs, const Options& options) {
+    VarianceReport report;
+    report.mode = options.variance_mode;
+    report.samples = options.samples;
+    if (report.mode != VarianceMode::kAuto) return report;
+    report.mode = inputs.shape[0] <= 2 ? VarianceMode::kExact : VarianceMode::kSampled;
+    if (report.mode == VarianceMode::kSampled) report.samples = 64;
+    return report;
+  }
+
   // What was asked for, with values that tell what it was made for.
   static void FillVariance(const PredictOptions& options, Prediction& prediction) {
     const int64_t b = prediction.batch, c = prediction.outputs;
     const bool top = options.variance_mode == VarianceMode::kTopClasses;
-    prediction.variance.mode =
-        options.variance_mode == VarianceMode::kAuto ? VarianceMode::kExact : options.variance_mode;
-    prediction.variance.samples = options.samples;
     prediction.variance.estimated_flops = 1e6;
     if (top) {
       prediction.variance.top_classes = options.top_classes;
@@ -145,10 +163,8 @@ class FakeServedModel : public ServedModel {
       ScoreValues score;
       score.name = name;
       for (int64_t i = 0; i < inputs.shape[0]; ++i) score.values.push_back(static_cast<double>(i));
-      if (name == "energy") {
-        score.threshold = 0.5;
-        score.target_id_rate = 0.05;
-      }
+      if (name == "energy")
+        score.calibration = std::make_shared<OodThresholdRecord>(EnergyThreshold());
       scores.push_back(std::move(score));
     }
     return scores;
@@ -270,6 +286,13 @@ class FakeFitService : public FitService {
     last_update_ = request;
     return operations_.Start(absl::StrCat("update ", record->id), work_);
   }
+  absl::StatusOr<OperationSnapshot> StartCalibrate(const CalibrateRequest& request) override {
+    const auto record = GetPosterior(request.model, request.version, request.posterior_id);
+    if (!record.ok()) return record.status();
+    std::lock_guard<std::mutex> lock(mutex_);
+    last_calibrate_ = request;
+    return operations_.Start(absl::StrCat("calibrate ", record->id), work_);
+  }
   absl::StatusOr<std::vector<PosteriorRecord>> ListPosteriors(const std::string& model,
                                                               int64_t version) const override {
     auto record = GetPosterior(model, version, "p-1");
@@ -294,7 +317,7 @@ class FakeFitService : public FitService {
     record.rank = 2;
     record.eigenvalues = {2.0, 1.0};
     record.prior_candidates = {{0.5, 1.25, -3.5}};
-    record.ood_thresholds = {{"energy", 0.5, 0.05, 100, 0.01, 0.1}};
+    record.ood_thresholds = {EnergyThreshold()};
     record.warnings = {"rank exhausted"};
     return record;
   }
@@ -311,6 +334,10 @@ class FakeFitService : public FitService {
     std::lock_guard<std::mutex> lock(mutex_);
     return last_update_;
   }
+  CalibrateRequest last_calibrate() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return last_calibrate_;
+  }
 
  private:
   ModelHost& host_;
@@ -319,6 +346,7 @@ class FakeFitService : public FitService {
   Operations::Work work_ = [](OperationHandle&) { return std::string("p-1"); };
   FitRequest last_request_;
   UpdateRequest last_update_;
+  CalibrateRequest last_calibrate_;
 };
 
 }  // namespace laplaced::test_support

@@ -48,6 +48,7 @@ class TestServer {
     laplace::v1::ServerConfig config = DefaultConfig();
     config.set_registry(registry_.path());
     config.set_listen("127.0.0.1:0");
+    config.set_http_listen("127.0.0.1:0");
     config.set_load("none");
     config.MergeFrom(changes);
     ServerBackend backend;

@@ -1,0 +1,46 @@
+// What a Predict or Score comes down to once its options are read, whether it came alone or as a
+// batch of a stream: the checks that need the model, and the computation.
+//
+// Check on gRPC's threads, answer on the compute queue. Free functions; thread-safe.
+#pragma once
+
+#include <laplace/v1/prediction.pb.h>
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/observe/ood_metrics.h"
+#include "server/serving/compute_queue.h"
+#include "server/serving/model_host.h"
+
+namespace laplaced {
+
+// What the calls of PredictionService share. All references must outlive the gRPC server.
+struct PredictionParts {
+  const ModelHost& host;
+  ComputeQueue& queue;
+  OodMetrics& ood_metrics;
+  // Answers that would be larger are refused before they are computed.
+  int64_t max_response_bytes = 0;
+};
+
+// Everything about `inputs` and `options` that can be told without computing, the size of the
+// answer included. INVALID_ARGUMENT with a field, or FAILED_PRECONDITION.
+absl::Status CheckAnswerable(const PredictionParts& parts, const ServedModel& model,
+                             const ArrayView& inputs, const PredictOptions& options);
+absl::Status CheckAnswerable(const PredictionParts& parts, const ServedModel& model,
+                             const ArrayView& inputs, const ScoreOptions& options);
+
+// Computes, fills a response that is empty and counts the verdicts; returns how the variances were
+// computed. REQUIRES: CheckAnswerable is OK.
+absl::StatusOr<VarianceReport> Answer(const PredictionParts& parts, const ServedModel& model,
+                                      const ArrayView& inputs, const PredictOptions& options,
+                                      const ComputeContext& context, double queue_seconds,
+                                      laplace::v1::PredictResponse* response);
+absl::StatusOr<VarianceReport> Answer(const PredictionParts& parts, const ServedModel& model,
+                                      const ArrayView& inputs, const ScoreOptions& options,
+                                      const ComputeContext& context, double queue_seconds,
+                                      laplace::v1::ScoreResponse* response);
+
+}  // namespace laplaced
