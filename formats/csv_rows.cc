@@ -20,6 +20,21 @@ constexpr char kByteOrderMark[] = "\xEF\xBB\xBF";
 
 bool Parse(absl::string_view text, float* value) { return absl::SimpleAtof(text, value); }
 bool Parse(absl::string_view text, double* value) { return absl::SimpleAtod(text, value); }
+bool Parse(absl::string_view text, uint8_t* value) {
+  uint32_t whole = 0;
+  if (!absl::SimpleAtoi(text, &whole) || whole > 255) return false;
+  *value = static_cast<uint8_t>(whole);
+  return true;
+}
+
+template <typename T>
+bool Finite(T value) {
+  return std::isfinite(static_cast<double>(value));
+}
+
+constexpr const char* Expected(DType dtype) {
+  return dtype == DType::kUint8 ? "a whole number from 0 to 255" : "a finite number";
+}
 
 // Lines of a stream, counted.
 class LineReader {
@@ -126,9 +141,9 @@ class CsvRows final : public RowReader {
     }
     int64_t column = 0;
     for (absl::string_view field : absl::StrSplit(line_, ',')) {
-      if (!Parse(field, &values[column]) || !std::isfinite(values[column])) {
+      if (!Parse(field, &values[column]) || !Finite(values[column])) {
         return Malformed(absl::StrCat("line ", lines_.number(), ", column ", column + 1,
-                                      ": expected a finite number, got '",
+                                      ": expected ", Expected(dtype()), ", got '",
                                       absl::CHexEscape(field.substr(0, 40)), "'"));
       }
       ++column;
@@ -173,6 +188,10 @@ absl::StatusOr<std::unique_ptr<RowReader>> OpenCsvRows(std::shared_ptr<ByteStrea
   if (dtype == DType::kFloat64) {
     return std::make_unique<CsvRows<double>>(name, dtype, columns, std::move(lines),
                                              std::move(line), max_batch_bytes);
+  }
+  if (dtype == DType::kUint8) {
+    return std::make_unique<CsvRows<uint8_t>>(name, dtype, columns, std::move(lines),
+                                              std::move(line), max_batch_bytes);
   }
   return std::make_unique<CsvRows<float>>(name, DType::kFloat32, columns, std::move(lines),
                                           std::move(line), max_batch_bytes);

@@ -21,7 +21,7 @@ namespace laplaced {
 inline constexpr int64_t kMaxCsvLineBytes = int64_t{32} << 20;
 
 // Reads the first row, so that the shape [kUnknownRows, numbers of a line] is known. `dtype` is
-// kFloat32 or kFloat64. Without rows it is
+// kFloat32, kFloat64 or kUint8 (whole numbers from 0 to 255). Without rows it is
 // [kUnknownRows, names of the first line].
 absl::StatusOr<std::unique_ptr<RowReader>> OpenCsvRows(std::shared_ptr<ByteStream> stream,
                                                        DType dtype, int64_t max_batch_bytes);

@@ -24,7 +24,7 @@ namespace laplaced {
 struct RowReaderOptions {
   // Names of the array in a .npz file, the first that there is; the only array has any name.
   std::vector<std::string> keys = {"x", "inputs"};
-  // What the numbers of a CSV file become: kFloat32 or kFloat64.
+  // What the numbers of a CSV file become: kFloat32, kFloat64 or kUint8.
   DType text_dtype = DType::kFloat32;
   // Most bytes of one batch.
   int64_t max_batch_bytes = int64_t{256} << 20;

@@ -20,6 +20,7 @@ struct InputOptions {
   int64_t limit = 0;  // 0: all rows
   int64_t batch_size = 0;
   std::vector<std::string> ood_scores;
+  std::string csv_type;  // "float", "uint8"; empty: not said
 };
 
 // `kinds` says what --input may be.

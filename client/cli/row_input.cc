@@ -47,6 +47,17 @@ absl::Status ShapeForModel(const client::Model& model, const std::string& name, 
   return reader.Reshape(all.shape);
 }
 
+// The same numbers mean two things to a model that takes floats and raw pixels, a factor of 255
+// apart.
+absl::Status CheckMeaning(const client::Model& model, const std::string& name,
+                          const RowReader& reader, const std::string& csv_type) {
+  if (!reader.text() || !model.accepts_uint8 || !csv_type.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(name, ": model ", model.name,
+                                                 " takes raw pixels as well as floats: say what "
+                                                 "the numbers of the CSV are by --csv-type uint8 "
+                                                 "or --csv-type float"));
+}
+
 }  // namespace
 
 RowInput::RowInput(const InputOptions& options, std::unique_ptr<RowReader> reader)
@@ -62,10 +73,19 @@ absl::StatusOr<std::unique_ptr<RowInput>> RowInput::Open(const InputOptions& opt
   ::laplaced::RowReaderOptions reading;
   reading.stop = std::move(stop);
   if (model.input_dtype == DType::kFloat64) reading.text_dtype = DType::kFloat64;
+  if (options.csv_type == "uint8") {
+    if (!model.accepts_uint8) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--csv-type uint8: model ", model.name,
+                       " does not say how raw pixels become its inputs; send floats"));
+    }
+    reading.text_dtype = DType::kUint8;
+  }
   auto reader = ::laplaced::OpenRows(options.files.inputs, reading);
   if (!reader.ok()) return reader.status();
   std::unique_ptr<RowInput> input(new RowInput(options, *std::move(reader)));
   absl::Status status = ShapeForModel(model, input->name_, *input->reader_);
+  if (status.ok()) status = CheckMeaning(model, input->name_, *input->reader_, options.csv_type);
   if (status.ok()) status = input->Seek(options);
   if (!status.ok()) return status;
   return input;

@@ -258,6 +258,9 @@ void AddScoreVerb(CLI::App& app, Context& context) {
                   ".npz also gzipped, or - for .npy or CSV from standard input",
                   *options);
   AddModeOptions(*verb, {"auto", "exact", "sampled", "last-layer"}, options->mode);
+  AddChoice(*verb, "--csv-type", options->csv_type, {"float", "uint8"},
+            "What the numbers of a CSV file are: network inputs or raw pixels. Needed if the model "
+            "takes both");
   verb->add_option("--output", options->output,
                    "A table (default) or JSON on the screen, or scores as they come, in constant "
                    "memory: to a file that ends in .csv, .npz or .ndjson and appears when it is "

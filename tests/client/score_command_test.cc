@@ -160,9 +160,15 @@ TEST_F(ScoreCommand, WritesToStandardOutputAndTheRestElsewhere) {
 
 TEST_F(ScoreCommand, ReadsStandardInput) {
   WriteText("rows.csv", "a,b\n0,5\n1,6\n");
-  const Outcome text = Score("--input - --output -", folder_ + "/rows.csv");
+  const Outcome text = Score("--csv-type float --input - --output -", folder_ + "/rows.csv");
   EXPECT_EQ(text.exit_code, 0) << text.err;
   EXPECT_EQ(text.out, "row,variance,variance_is_ood\n0,5,0\n1,6,0\n");
+  const Outcome pixels = Score("--csv-type uint8 --input - --output -", folder_ + "/rows.csv");
+  EXPECT_EQ(pixels.out, text.out);
+  const Outcome unclear = Score("--input - --output -", folder_ + "/rows.csv");
+  EXPECT_EQ(unclear.exit_code, 1);
+  EXPECT_THAT(unclear.err, HasSubstr("--csv-type uint8"));
+  EXPECT_EQ(unclear.out, "");
   const std::string npy = LargeFile(7);
   const Outcome array = Score("--input - --output - --limit 2", npy);
   EXPECT_EQ(array.exit_code, 0) << array.err;
@@ -179,18 +185,19 @@ TEST_F(ScoreCommand, InputsThatDoNotFitAreRefused) {
   EXPECT_THAT(Score("--input " + folder_ + "/three.csv").err,
               HasSubstr("takes examples of shape [1, 2]: expected 2 numbers in a line, got 3"));
   WriteText("bad.csv", "1,2\n3,x\n");
-  const Outcome bad =
-      Score(absl::StrCat("--output ", Out("s.csv"), " --input ", folder_, "/bad.csv"));
+  const Outcome bad = Score(
+      absl::StrCat("--csv-type float --output ", Out("s.csv"), " --input ", folder_, "/bad.csv"));
   EXPECT_EQ(bad.exit_code, 1);
   EXPECT_THAT(bad.err, HasSubstr("bad.csv: line 2, column 2: expected a finite number, got 'x'"));
   WriteText("names.csv", "a,b\n");
-  EXPECT_THAT(Score("--input " + folder_ + "/names.csv").err, HasSubstr("holds no rows"));
+  EXPECT_THAT(Score("--csv-type float --input " + folder_ + "/names.csv").err,
+              HasSubstr("holds no rows"));
   EXPECT_THAT(Score("--rows 2:9 --input " + DataFile()).err,
               HasSubstr("rows 2:9 are not among its 4 rows"));
   WriteText("two.csv", "1,2\n3,4\n");
-  EXPECT_THAT(Score("--rows 1:9 --input " + folder_ + "/two.csv").err,
+  EXPECT_THAT(Score("--csv-type float --rows 1:9 --input " + folder_ + "/two.csv").err,
               HasSubstr("rows 1:9 are not among its 2 rows"));
-  EXPECT_THAT(Score("--rows 5: --input " + folder_ + "/two.csv").err,
+  EXPECT_THAT(Score("--csv-type float --rows 5: --input " + folder_ + "/two.csv").err,
               HasSubstr("rows 5: are not among its 2 rows"));
   EXPECT_THAT(OutNames(), ElementsAre());
 }
@@ -334,10 +341,11 @@ TEST_F(ScoreCommand, ShowsHowFarItIs) {
   const Outcome outcome =
       Score("--output " + Out("s.csv") + " --batch-size 500 --input " + LargeFile(5000));
   EXPECT_THAT(outcome.err, AllOf(HasSubstr("scoring 50 %  2,500 rows, "), HasSubstr(" rows/s\n")));
-  const Outcome unknown = Score("--output " + Out("s.csv") + " --batch-size 2 --input -", [this] {
-    WriteText("five.csv", "1,2\n1,2\n1,2\n1,2\n1,2\n");
-    return folder_ + "/five.csv";
-  }());
+  const Outcome unknown =
+      Score("--csv-type float --output " + Out("s.csv") + " --batch-size 2 --input -", [this] {
+        WriteText("five.csv", "1,2\n1,2\n1,2\n1,2\n1,2\n");
+        return folder_ + "/five.csv";
+      }());
   EXPECT_THAT(unknown.err, HasSubstr(" rows, "));
 }
 

@@ -284,6 +284,25 @@ TEST(CsvRowsTest, KeepsDoublesWhereTheyAreWanted) {
   EXPECT_EQ(rows->data<double>()[1], 1e300);
 }
 
+TEST(CsvRowsTest, KeepsBytesWhereTheyAreWanted) {
+  TempFolder folder;
+  RowReaderOptions options;
+  options.text_dtype = DType::kUint8;
+  auto reader = OpenRows(folder.Write("x.csv", "p,q\n0, 255\n7,8\n"), options);
+  ASSERT_THAT(reader, IsOk());
+  EXPECT_EQ((*reader)->dtype(), DType::kUint8);
+  absl::StatusOr<Array> rows = (*reader)->Next(5);
+  ASSERT_THAT(rows, IsOk());
+  EXPECT_EQ(rows->bytes, std::string("\0\xFF\x07\x08", 4));
+  for (const char* bad : {"256\n", "-1\n", "0.5\n", "1e2\n"}) {
+    auto refused = OpenRows(folder.Write("bad.csv", bad), options);
+    ASSERT_THAT(refused, IsOk());
+    EXPECT_THAT((*refused)->Next(1), StatusIs(absl::StatusCode::kInvalidArgument,
+                                              HasSubstr("a whole number from 0 to 255")))
+        << bad;
+  }
+}
+
 TEST(CsvRowsTest, ErrorsNameLineAndColumn) {
   const std::pair<const char*, const char*> cases[] = {
       {"a,b\n1,2\n3,x\n", "x.csv: line 3, column 2: expected a finite number, got 'x'"},
