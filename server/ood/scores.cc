@@ -1,6 +1,7 @@
 #include "server/ood/scores.h"
 
 #include <algorithm>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -31,6 +32,8 @@ class Shared {
   const FeatureScores& features() const { return *knowledge_.features; }
   const ClassTemplates& templates() const { return *knowledge_.templates; }
   const std::vector<ScoreScale>& combined() const { return knowledge_.combined; }
+  // The score of that name; combined shares its parts with those who asked for them.
+  const at::Tensor& Value(const std::string& score);
   const at::Tensor& mutual_information() const { return inputs_.mutual_information; }
   const at::Tensor& moderated() {
     return Cached(moderated_, [&] { return ModeratedLogits(f(), variance()); });
@@ -47,6 +50,7 @@ class Shared {
   const Likelihood& likelihood_;
   const OodKnowledge& knowledge_;
   at::Tensor p_, moderated_;
+  std::map<std::string, at::Tensor> values_;
 };
 
 at::Tensor OneMinusMax(const at::Tensor& p) { return 1 - p.amax(1); }
@@ -189,9 +193,12 @@ bool AnyNeeds(const std::vector<std::string>& names, Needs needs) {
                      [needs](const std::string& name) { return FindScore(name)->needs == needs; });
 }
 
+const at::Tensor& Shared::Value(const std::string& score) {
+  return Cached(values_[score], [&] { return FindScore(score)->compute(*this); });
+}
+
 at::Tensor Combined(Shared& s) {
-  return Combine(s.combined(),
-                 [&](const std::string& score) { return FindScore(score)->compute(s); });
+  return Combine(s.combined(), [&](const std::string& score) { return s.Value(score); });
 }
 
 bool FromPosterior(const Score& score) {
@@ -315,7 +322,7 @@ std::vector<at::Tensor> ComputeOodScores(const std::vector<std::string>& names,
                                          const OodKnowledge& knowledge) {
   Shared shared(inputs, likelihood, knowledge);
   std::vector<at::Tensor> scores;
-  for (const std::string& name : names) scores.push_back(FindScore(name)->compute(shared));
+  for (const std::string& name : names) scores.push_back(shared.Value(name));
   return scores;
 }
 

@@ -22,12 +22,10 @@ struct Parts {
 }  // namespace
 
 absl::StatusOr<FeatureForward> FeaturesOfInputs(const LoadedModel& model, const FeatureLayer& layer,
-                                                const at::Tensor& x,
-                                                const std::function<absl::Status()>& check) {
+                                                const at::Tensor& x) {
   const int64_t size = ForwardModeBlock(model.network, model.capture);
   Parts parts;
   for (int64_t begin = 0; begin < x.size(0); begin += size) {
-    LAPLACED_RETURN_IF_ERROR(check());
     const int64_t count = std::min(size, x.size(0) - begin);
     LAPLACED_ASSIGN_OR_RETURN(
         const FeatureForward block,

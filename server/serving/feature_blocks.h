@@ -6,8 +6,6 @@
 
 #include <ATen/ATen.h>
 
-#include <functional>
-
 #include "absl/status/statusor.h"
 #include "server/model/feature_layer.h"
 #include "server/serving/compute_context.h"
@@ -15,10 +13,9 @@
 
 namespace laplaced {
 
-// Of network inputs x [n, input_shape...]; `check` is called between blocks.
+// Of network inputs x [n, input_shape...].
 absl::StatusOr<FeatureForward> FeaturesOfInputs(const LoadedModel& model, const FeatureLayer& layer,
-                                                const at::Tensor& x,
-                                                const std::function<absl::Status()>& check);
+                                                const at::Tensor& x);
 
 // Of a request's examples `raw` [n, ...], the first of which is its row `first`; padded as all
 // blocks of requests (example_blocks.h). INVALID_ARGUMENT if a row overflows.

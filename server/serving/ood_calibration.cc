@@ -30,8 +30,7 @@ TrainingFeatures::TrainingFeatures(const LoadedModel& model, FeatureLayer layer,
 
 absl::StatusOr<at::Tensor> TrainingFeatures::Forward(const at::Tensor& x,
                                                      const at::Tensor& targets) {
-  LAPLACED_ASSIGN_OR_RETURN(const FeatureForward forward,
-                            FeaturesOfInputs(model_, layer_, x, [] { return absl::OkStatus(); }));
+  LAPLACED_ASSIGN_OR_RETURN(const FeatureForward forward, FeaturesOfInputs(model_, layer_, x));
   const bool classes = model_.info.likelihood == LikelihoodKind::kCategorical;
   gatherer_.Add(forward.features, forward.f, classes ? targets : at::zeros({x.size(0)}, at::kLong));
   return forward.f;
@@ -67,8 +66,7 @@ absl::Status OodCalibration::Add(const Likelihood& likelihood, const at::Tensor&
     OodInputs inputs = ToOodInputs(batch);
     if (knowledge_.features != nullptr) {
       LAPLACED_ASSIGN_OR_RETURN(const FeatureForward forward,
-                                FeaturesOfInputs(model_, knowledge_.features->layer(), x,
-                                                 [] { return absl::OkStatus(); }));
+                                FeaturesOfInputs(model_, knowledge_.features->layer(), x));
       inputs.features = forward.features;
     }
     const auto scores = ComputeOodScores(names_, inputs, likelihood, knowledge_);
