@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "tests/reference/networks.h"
 
 namespace laplaced {
@@ -44,6 +45,18 @@ TEST(NetworkTest, RefusesWhatLaplaceCannotUse) {
   ExpectUnsuitable(
       Try({{"w", {3, 4}}}, "  return torch.log(-torch.abs(torch.linear(x, self.w)))\n"),
       "not finite");
+}
+
+// On nine outputs two masks are often the same by chance, and more often still for a small rate.
+TEST(NetworkTest, DropoutIsFoundWhateverItDraws) {
+  for (const char* rate : {"0.5", "0.2"}) {
+    const std::string body =
+        absl::StrCat("  return torch.dropout(torch.linear(x, self.w), ", rate, ", True)\n");
+    for (int i = 0; i < 300; ++i) {
+      const absl::Status status = Try({{"w", {3, 4}}}, body);
+      ASSERT_THAT(std::string(status.message()), HasSubstr("dropout")) << rate << ", load " << i;
+    }
+  }
 }
 
 TEST(NetworkTest, RefusesParametersThatAreNotFiniteOrMixed) {
