@@ -113,6 +113,18 @@ constexpr std::pair<VarianceMode, v1::VarianceMode> kVarianceModes[] = {
     {VarianceMode::kSampled, v1::VARIANCE_MODE_SAMPLED},
     {VarianceMode::kLastLayer, v1::VARIANCE_MODE_LAST_LAYER}};
 
+v1::Priority ToProto(Priority priority) {
+  switch (priority) {
+    case Priority::kDefault:
+      break;
+    case Priority::kInteractive:
+      return v1::PRIORITY_INTERACTIVE;
+    case Priority::kBulk:
+      return v1::PRIORITY_BULK;
+  }
+  return v1::PRIORITY_UNSPECIFIED;
+}
+
 v1::VarianceMode ToProto(VarianceMode mode) {
   for (const auto& [ours, theirs] : kVarianceModes) {
     if (ours == mode) return theirs;
@@ -167,6 +179,7 @@ v1::PredictRequest OptionsToProto(const PredictRequest& request) {
   if (request.temperature) message.set_temperature(*request.temperature);
   message.set_return_joint_covariance(request.return_joint_covariance);
   message.set_return_samples(request.return_samples);
+  message.set_priority(ToProto(request.priority));
   return message;
 }
 
@@ -178,6 +191,7 @@ v1::ScoreRequest OptionsToProto(const ScoreRequest& request) {
   message.set_variance_mode(ToProto(request.variance_mode));
   message.set_samples(request.samples);
   message.set_seed(request.seed);
+  message.set_priority(ToProto(request.priority));
   return message;
 }
 

@@ -23,6 +23,8 @@ enum class ModelState { kUnspecified, kAvailable, kReady, kFailed };
 enum class LinkApprox { kDefault, kProbit, kMonteCarlo, kLaplaceBridge, kMeanField };
 // kDefault of a request is kAuto; of an answer, that no variance was needed.
 enum class VarianceMode { kDefault, kAuto, kExact, kTopClasses, kSampled, kLastLayer };
+// kDefault is interactive for Predict and Score, and bulk for the rows of a stream.
+enum class Priority { kDefault, kInteractive, kBulk };
 
 // A model of the server. Version 0 in calls means the highest one: loaded, or in the repository for
 // LoadModel.
@@ -75,6 +77,7 @@ struct PredictRequest {
   absl::optional<double> temperature = {};
   bool return_joint_covariance = false;
   int32_t return_samples = 0;  // S, functions drawn from the posterior
+  Priority priority = Priority::kDefault;
 };
 
 struct ScoreRequest {
@@ -85,6 +88,7 @@ struct ScoreRequest {
   VarianceMode variance_mode = VarianceMode::kDefault;
   int32_t samples = 0;
   uint64_t seed = 0;
+  Priority priority = Priority::kDefault;
 };
 
 // Seconds spent in the server.

@@ -41,16 +41,34 @@ absl::Status CheckNumbers(const ServerConfig& config) {
                  {"max_batch_size", config.max_batch_size(), 1, 1000000},
                  {"max_message_bytes", config.max_message_bytes(), 4096, kLargestMessage},
                  {"max_dataset_bytes", config.max_dataset_bytes(), 1, kLargest},
-                 {"max_concurrent_fits", config.max_concurrent_fits(), 1, 64}};
+                 {"max_concurrent_fits", config.max_concurrent_fits(), 1, 64},
+                 {"max_batch_rows", config.max_batch_rows(), 1, 64},
+                 {"max_concurrent_streams", config.max_concurrent_streams(), 1, 1000000},
+                 {"max_model_bytes", config.max_model_bytes(), 0, kLargest},
+                 {"upload_quota_bytes", config.upload_quota_bytes(), 0, kLargest}};
   for (const auto& number : numbers) {
     absl::Status status = CheckRange(number.name, number.value, number.smallest, number.largest);
     if (!status.ok()) return status;
   }
-  constexpr double kLongestDrain = 24 * 3600;
-  const double drain = config.drain_seconds();
-  if (!(drain >= 0 && drain <= kLongestDrain)) {
-    return BadSetting("drain_seconds", absl::StrCat("a number from 0 to ", kLongestDrain),
-                      absl::StrCat(drain));
+  constexpr double kDay = 24 * 3600;
+  const struct {
+    const char* name;
+    double value;
+    double smallest;
+    double largest;
+  } times[] = {
+      {"drain_seconds", config.drain_seconds(), 0, kDay},
+      {"drain_delay_seconds", config.drain_delay_seconds(), 0, kDay},
+      {"max_batch_delay_ms", config.max_batch_delay_ms(), 0, 1000},
+      {"max_queue_delay_ms", config.max_queue_delay_ms(), 0, 3600e3},
+      {"credentials_refresh_seconds", config.credentials_refresh_seconds(), 1, kDay},
+      {"poll_seconds", config.poll_seconds(), 0, kDay},
+  };
+  for (const auto& time : times) {
+    if (time.value >= time.smallest && time.value <= time.largest) continue;
+    return BadSetting(time.name,
+                      absl::StrCat("a number from ", time.smallest, " to ", time.largest),
+                      absl::StrCat(time.value));
   }
   return absl::OkStatus();
 }
@@ -103,6 +121,21 @@ ServerConfig DefaultConfig() {
   config.set_allow_slow_blas(false);
   config.set_read_only(false);
   config.set_http_listen("127.0.0.1:8034");
+  config.set_max_batch_rows(64);
+  config.set_max_batch_delay_ms(0);
+  config.set_max_queue_delay_ms(0);
+  config.set_tls_cert("");
+  config.set_tls_key("");
+  config.set_tls_client_ca("");
+  config.set_credentials_refresh_seconds(30);
+  config.set_tokens("");
+  config.set_reflection(true);
+  config.set_max_concurrent_streams(256);
+  config.set_log_format("auto");
+  config.set_poll_seconds(0);
+  config.set_max_model_bytes(0);
+  config.set_upload_quota_bytes(int64_t{64} << 30);
+  config.set_drain_delay_seconds(0);
   return config;
 }
 

@@ -26,12 +26,15 @@
 #include "server/observe/log.h"
 #include "server/observe/metrics.h"
 #include "server/observe/ood_metrics.h"
+#include "server/observe/serving_metrics.h"
 #include "server/registry/operation_store.h"
 #include "server/registry/registry_lock.h"
+#include "server/rpc/call_guard.h"
 #include "server/rpc/model_service.h"
 #include "server/rpc/operation_service.h"
 #include "server/rpc/posterior_service.h"
 #include "server/rpc/prediction_service.h"
+#include "server/serving/batcher.h"
 #include "server/serving/compute_queue.h"
 
 namespace laplaced {
@@ -128,7 +131,8 @@ struct Server::Parts {
         operations(std::move(registry.operations), config.max_concurrent_fits()),
         host(backend.make_model_host(repository, HostOptions(settings))),
         fits(backend.make_fit_service(repository, datasets, *host, operations)),
-        compute_queue(config.max_queue(), backend.on_compute_thread),
+        serving_metrics(metrics),
+        batcher(BatchingOptions(settings), serving_metrics, backend.on_compute_thread),
         admin_queue(kMaxWaitingAdminCalls, backend.on_compute_thread),
         upload_queue(kMaxUploads, nullptr),
         model_service(*host, admin_queue),
@@ -136,11 +140,20 @@ struct Server::Parts {
             {*host, *fits, datasets, operations, admin_queue, upload_queue, config.read_only()}),
         operation_service(operations),
         ood_metrics(metrics),
-        prediction_service({*host, compute_queue, ood_metrics, config.max_message_bytes()}) {}
+        prediction_service({*host, batcher, ood_metrics, guard, config.max_message_bytes()}) {}
 
   static ModelHostOptions HostOptions(const ServerConfig& settings) {
     ModelHostOptions options;
     options.max_batch_size = settings.max_batch_size();
+    return options;
+  }
+
+  static BatcherOptions BatchingOptions(const ServerConfig& settings) {
+    BatcherOptions options;
+    options.max_waiting = settings.max_queue();
+    options.max_batch_rows = settings.max_batch_rows();
+    options.max_batch_delay_seconds = settings.max_batch_delay_ms() / 1000;
+    options.max_queue_delay_seconds = settings.max_queue_delay_ms() / 1000;
     return options;
   }
 
@@ -157,13 +170,15 @@ struct Server::Parts {
   Operations operations;
   const std::unique_ptr<ModelHost> host;
   const std::unique_ptr<FitService> fits;
-  ComputeQueue compute_queue;
+  Metrics metrics;
+  ServingMetrics serving_metrics;
+  CallGuard guard;
+  Batcher batcher;
   ComputeQueue admin_queue;
   ComputeQueue upload_queue;
   ModelService model_service;
   PosteriorService posterior_service;
   OperationService operation_service;
-  Metrics metrics;
   OodMetrics ood_metrics;
   PredictionService prediction_service;
   // Why calls cannot be made; null while they can. Texts are literals.
@@ -253,7 +268,8 @@ bool Server::Parts::Stop(steady_clock::time_point calls_deadline,
   std::thread operations_stop([&] { operations_ended = operations.Shutdown(operations_deadline); });
   if (server) StopCalls(calls_deadline);
   operations_stop.join();
-  for (ComputeQueue* queue : {&compute_queue, &admin_queue, &upload_queue}) {
+  batcher.Shutdown(steady_clock::time_point::min());
+  for (ComputeQueue* queue : {&admin_queue, &upload_queue}) {
     queue->Shutdown(steady_clock::time_point::min());
   }
   server.reset();
@@ -293,7 +309,7 @@ const std::string& Server::address() const { return parts_->address; }
 
 const std::string& Server::http_address() const { return parts_->http_address; }
 
-int64_t Server::waiting_requests() const { return parts_->compute_queue.waiting(); }
+int64_t Server::waiting_requests() const { return parts_->batcher.waiting(); }
 
 bool Server::Stop() {
   const auto patience = std::chrono::duration<double>(parts_->config.drain_seconds());

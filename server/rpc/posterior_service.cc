@@ -11,6 +11,7 @@
 #include "server/rpc/status_mapping.h"
 #include "server/rpc/unary_job.h"
 #include "server/rpc/upload_reactor.h"
+#include "server/serving/retry_after.h"
 
 namespace laplaced {
 namespace {

@@ -84,6 +84,13 @@ v1::ScoreResponse* AnswerOf(const ScoreOptions&, v1::PredictStreamResponse& mess
 PredictStreamReactor* PredictStreamReactor::Start(const PredictionParts& parts,
                                                   grpc::CallbackServerContext* call) {
   auto* reactor = new PredictStreamReactor(parts, call);
+  absl::StatusOr<Caller> caller = parts.guard.Admit(*call, Role::kPredict);
+  if (!caller.ok()) {
+    reactor->finished_ = true;
+    reactor->Finish(ToGrpcStatus(caller.status(), kStream));
+    return reactor;
+  }
+  reactor->client_ = std::move(caller->client);
   reactor->StartRead(&reactor->next_);
   return reactor;
 }
@@ -113,17 +120,6 @@ void PredictStreamReactor::OnCancel() {
 }
 
 void PredictStreamReactor::OnDone() { delete this; }
-
-void PredictStreamReactor::OnComputed(const absl::Status& status) {
-  std::unique_lock<std::mutex> lock(mutex_);
-  if (status.ok() && !failure_) {
-    StartWrite(&answer_);
-    return;
-  }
-  busy_ = false;
-  if (!failure_) failure_ = status;
-  Proceed(std::move(lock));
-}
 
 void PredictStreamReactor::Proceed(std::unique_lock<std::mutex> lock) {
   const absl::optional<absl::Status> end = Advance();
@@ -183,8 +179,11 @@ absl::Status PredictStreamReactor::ReadWork(const char* path, const Request& req
   absl::Status status = CheckStartRequest(request);
   if (status.ok()) status = options.status();
   if (!status.ok()) return UnderPath(path, status);
+  const auto priority = ToPriority(request.priority(), Priority::kBulk);
+  if (!priority.ok()) return UnderPath(path, priority.status());
   auto model = parts_.host.Pin(request.model(), request.version());
   if (!model.ok()) return model.status();
+  priority_ = *priority;
   model_ = *std::move(model);
   options_ = *std::move(options);
   options_path_ = path;
@@ -207,32 +206,39 @@ absl::Status PredictStreamReactor::SubmitBatch() {
       options_);
   if (!valid.ok()) return InBatch(valid);
 
-  ComputeQueue::Job job;
-  job.context = context_;
-  job.run = [this, inputs = *inputs](double queue_seconds) {
-    OnComputed(RunGuarded([&] { return Compute(inputs, *context_, queue_seconds); }));
-  };
-  job.drop = [this](const absl::Status& status) { OnComputed(status); };
-  const absl::Status submitted = SubmitOrRefuse(parts_.queue, std::move(job));
+  const int64_t rows = inputs->shape[0];
+  BatchRequest request{model_, *inputs, context_, priority_, client_};
+  const absl::Status submitted = absl::visit(
+      [&](const auto& options) {
+        using Options = std::decay_t<decltype(options)>;
+        return parts_.batcher.Submit(std::move(request), options,
+                                     [this, rows](const auto& answer, const BatchTiming& timing) {
+                                       OnComputed<Options>(rows, answer, timing);
+                                     });
+      },
+      options_);
   busy_ = submitted.ok();
   return submitted;
 }
 
-absl::Status PredictStreamReactor::Compute(const ArrayView& inputs, const ComputeContext& context,
-                                           double queue_seconds) {
-  answer_.Clear();
-  answer_.set_first_row(row_);
-  const absl::StatusOr<VarianceReport> used = absl::visit(
-      [&](const auto& options) {
-        return Answer(parts_, *model_, inputs, options, context, queue_seconds,
-                      AnswerOf(options, answer_));
-      },
-      options_);
-  if (!used.ok()) return InBatch(used.status());
-  absl::visit([&](auto& options) { KeepMode(*used, options); }, options_);
-  row_ += inputs.shape[0];
-  ++batches_;
-  return absl::OkStatus();
+template <typename Options, typename Answer>
+void PredictStreamReactor::OnComputed(int64_t rows, const absl::StatusOr<Answer>& answer,
+                                      const BatchTiming& timing) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (answer.ok() && !failure_) {
+    auto& options = absl::get<Options>(options_);
+    answer_.Clear();
+    answer_.set_first_row(row_);
+    FillAnswer(parts_, *model_, *answer, timing, AnswerOf(options, answer_));
+    KeepMode(answer->variance, options);
+    row_ += rows;
+    ++batches_;
+    StartWrite(&answer_);
+    return;
+  }
+  busy_ = false;
+  if (!failure_) failure_ = InBatch(answer.status());
+  Proceed(std::move(lock));
 }
 
 absl::Status PredictStreamReactor::InBatch(const absl::Status& status) const {

@@ -51,10 +51,9 @@ class PredictStreamReactor final
   absl::Status ReadWork(const char* path, const Request& request, absl::StatusOr<Options> options);
   absl::Status SubmitBatch();
 
-  // The job's work, on the compute thread.
-  absl::Status Compute(const ArrayView& inputs, const ComputeContext& context,
-                       double queue_seconds);
-  void OnComputed(const absl::Status& status);
+  // A batch of so many rows has been computed or dropped.
+  template <typename Options, typename Answer>
+  void OnComputed(int64_t rows, const absl::StatusOr<Answer>& answer, const BatchTiming& timing);
 
   // Says which batch an error is about, and where in the stream its field is.
   absl::Status InBatch(const absl::Status& status) const;
@@ -70,6 +69,8 @@ class PredictStreamReactor final
   bool finished_ = false;
   absl::optional<absl::Status> failure_;
 
+  std::string client_;
+  Priority priority_ = Priority::kBulk;
   std::shared_ptr<const ServedModel> model_;  // null before the start
   absl::variant<PredictOptions, ScoreOptions> options_;
   std::string options_path_;                   // "start.predict."

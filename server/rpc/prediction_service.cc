@@ -5,6 +5,7 @@
 #include "server/rpc/predict_stream_reactor.h"
 #include "server/rpc/request_checks.h"
 #include "server/rpc/request_codec.h"
+#include "server/rpc/status_mapping.h"
 #include "server/rpc/tensor_codec.h"
 #include "server/rpc/unary_job.h"
 
@@ -16,41 +17,45 @@ namespace v1 = laplace::v1;
 constexpr char kPredict[] = "PredictionService.Predict";
 constexpr char kScore[] = "PredictionService.Score";
 
-// A request that passed every check, ready to compute. `inputs` aliases the request.
-template <typename Options>
-struct Prepared {
-  std::shared_ptr<const ServedModel> model;
-  ArrayView inputs;
-  Options options;
-};
-
-template <typename Request, typename Options>
-absl::StatusOr<Prepared<Options>> Prepare(const PredictionParts& parts, const Request& request,
-                                          absl::StatusOr<Options> options) {
+// Checks the request and queues its computation, whose end finishes the call.
+template <typename Answer, typename Request, typename Options, typename Response>
+absl::Status Submit(const PredictionParts& parts, const Caller& caller, const Request& request,
+                    absl::StatusOr<Options> options, const std::shared_ptr<ComputeContext>& context,
+                    const char* method, grpc::ServerUnaryReactor* reactor, Response* response) {
   const absl::Status named = CheckModel("model", request.model(), request.version());
   if (!named.ok()) return named;
   if (!options.ok()) return options.status();
+  const absl::StatusOr<Priority> priority = ToPriority(request.priority(), Priority::kInteractive);
+  if (!priority.ok()) return priority.status();
   absl::StatusOr<ArrayView> inputs = ViewTensor(request.inputs(), "inputs");
   if (!inputs.ok()) return inputs.status();
-  auto model = parts.host.Pin(request.model(), request.version());
+  const auto model = parts.host.Pin(request.model(), request.version());
   if (!model.ok()) return model.status();
   const absl::Status valid = CheckAnswerable(parts, **model, *inputs, *options);
   if (!valid.ok()) return valid;
-  return Prepared<Options>{*std::move(model), *std::move(inputs), *std::move(options)};
+  return parts.batcher.Submit({*model, *inputs, context, *priority, caller.client},
+                              *std::move(options),
+                              [&parts, model = *model, method, reactor, response](
+                                  const absl::StatusOr<Answer>& answer, const BatchTiming& timing) {
+                                if (answer.ok())
+                                  FillAnswer(parts, *model, *answer, timing, response);
+                                reactor->Finish(ToGrpcStatus(answer.status(), method));
+                              });
 }
 
-template <typename Options, typename Response>
+template <typename Answer, typename Request, typename Options, typename Response>
 grpc::ServerUnaryReactor* Run(const PredictionParts& parts, grpc::CallbackServerContext* call,
-                              const char* method, absl::StatusOr<Prepared<Options>> job,
-                              Response* response) {
-  if (!job.ok()) return FinishNow(call, method, job.status());
-  return RunOnQueue(parts.queue, call, method,
-                    [&parts, job = *std::move(job), response](const ComputeContext& context,
-                                                              double queue_seconds) {
-                      return Answer(parts, *job.model, job.inputs, job.options, context,
-                                    queue_seconds, response)
-                          .status();
-                    });
+                              const char* method, const Request& request,
+                              absl::StatusOr<Options> options, Response* response) {
+  const absl::StatusOr<Caller> caller = parts.guard.Admit(*call, Role::kPredict);
+  if (!caller.ok()) return FinishNow(call, method, caller.status());
+  const std::shared_ptr<ComputeContext> context = MakeComputeContext(*call);
+  grpc::ServerUnaryReactor* reactor = NewJobReactor(context);
+  // Once submitted, the reactor may be gone at any moment after this function has returned it.
+  const absl::Status submitted = Submit<Answer>(parts, *caller, request, std::move(options),
+                                                context, method, reactor, response);
+  if (!submitted.ok()) reactor->Finish(ToGrpcStatus(submitted, method));
+  return reactor;
 }
 
 }  // namespace
@@ -60,14 +65,13 @@ PredictionService::PredictionService(const PredictionParts& parts) : parts_(part
 grpc::ServerUnaryReactor* PredictionService::Predict(grpc::CallbackServerContext* call,
                                                      const v1::PredictRequest* request,
                                                      v1::PredictResponse* response) {
-  return Run(parts_, call, kPredict, Prepare(parts_, *request, ToPredictOptions(*request)),
-             response);
+  return Run<Prediction>(parts_, call, kPredict, *request, ToPredictOptions(*request), response);
 }
 
 grpc::ServerUnaryReactor* PredictionService::Score(grpc::CallbackServerContext* call,
                                                    const v1::ScoreRequest* request,
                                                    v1::ScoreResponse* response) {
-  return Run(parts_, call, kScore, Prepare(parts_, *request, ToScoreOptions(*request)), response);
+  return Run<Scores>(parts_, call, kScore, *request, ToScoreOptions(*request), response);
 }
 
 grpc::ServerBidiReactor<v1::PredictStreamRequest, v1::PredictStreamResponse>*

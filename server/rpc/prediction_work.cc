@@ -1,7 +1,6 @@
 #include "server/rpc/prediction_work.h"
 
 #include <algorithm>
-#include <chrono>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,7 +13,6 @@ namespace laplaced {
 namespace {
 
 namespace v1 = laplace::v1;
-using std::chrono::steady_clock;
 
 // Refuses an answer that could not be sent: covariances and function samples beyond the server's
 // message size, or anything beyond the 2 GiB that a protobuf message can hold.
@@ -52,13 +50,11 @@ absl::Status CheckAnswerSize(const ServedModel& model, const ArrayView& inputs,
 
 // The parts that both responses have.
 template <typename Response>
-void FillCommon(const ServedModel& model, double queue_seconds, steady_clock::time_point begin,
-                Response* response) {
+void FillCommon(const ServedModel& model, const BatchTiming& timing, Response* response) {
   response->set_model(model.info().name);
   response->set_version(model.info().version);
-  response->mutable_timing()->set_queue_seconds(queue_seconds);
-  response->mutable_timing()->set_compute_seconds(
-      std::chrono::duration<double>(steady_clock::now() - begin).count());
+  response->mutable_timing()->set_queue_seconds(timing.queue_seconds);
+  response->mutable_timing()->set_compute_seconds(timing.compute_seconds);
 }
 
 void CountVerdicts(OodMetrics& metrics, const ModelInfo& model, const std::string& posterior_id,
@@ -89,32 +85,20 @@ absl::Status CheckAnswerable(const PredictionParts&, const ServedModel& model,
   return model.Validate(inputs, options);
 }
 
-absl::StatusOr<VarianceReport> Answer(const PredictionParts& parts, const ServedModel& model,
-                                      const ArrayView& inputs, const PredictOptions& options,
-                                      const ComputeContext& context, double queue_seconds,
-                                      v1::PredictResponse* response) {
-  const steady_clock::time_point begin = steady_clock::now();
-  const auto prediction = model.Predict(inputs, options, context);
-  if (!prediction.ok()) return prediction.status();
-  FillPrediction(*prediction, response);
-  FillCommon(model, queue_seconds, begin, response);
-  CountVerdicts(parts.ood_metrics, model.info(), prediction->posterior_id, prediction->scores);
-  return prediction->variance;
+void FillAnswer(const PredictionParts& parts, const ServedModel& model, const Prediction& answer,
+                const BatchTiming& timing, v1::PredictResponse* response) {
+  FillPrediction(answer, response);
+  FillCommon(model, timing, response);
+  CountVerdicts(parts.ood_metrics, model.info(), answer.posterior_id, answer.scores);
 }
 
-absl::StatusOr<VarianceReport> Answer(const PredictionParts& parts, const ServedModel& model,
-                                      const ArrayView& inputs, const ScoreOptions& options,
-                                      const ComputeContext& context, double queue_seconds,
-                                      v1::ScoreResponse* response) {
-  const steady_clock::time_point begin = steady_clock::now();
-  const auto scores = model.Score(inputs, options, context);
-  if (!scores.ok()) return scores.status();
-  response->set_posterior_id(scores->posterior_id);
-  FillVariance(scores->variance, response);
-  for (const ScoreValues& score : scores->scores) FillScore(score, response->add_ood_scores());
-  FillCommon(model, queue_seconds, begin, response);
-  CountVerdicts(parts.ood_metrics, model.info(), scores->posterior_id, scores->scores);
-  return scores->variance;
+void FillAnswer(const PredictionParts& parts, const ServedModel& model, const Scores& answer,
+                const BatchTiming& timing, v1::ScoreResponse* response) {
+  response->set_posterior_id(answer.posterior_id);
+  FillVariance(answer.variance, response);
+  for (const ScoreValues& score : answer.scores) FillScore(score, response->add_ood_scores());
+  FillCommon(model, timing, response);
+  CountVerdicts(parts.ood_metrics, model.info(), answer.posterior_id, answer.scores);
 }
 
 }  // namespace laplaced

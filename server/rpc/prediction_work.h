@@ -1,7 +1,7 @@
 // What a Predict or Score comes down to once its options are read, whether it came alone or as a
-// batch of a stream: the checks that need the model, and the computation.
+// batch of a stream: the checks that need the model, and the answer.
 //
-// Check on gRPC's threads, answer on the compute queue. Free functions; thread-safe.
+// Free functions; thread-safe.
 #pragma once
 
 #include <laplace/v1/prediction.pb.h>
@@ -9,9 +9,9 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "server/observe/ood_metrics.h"
-#include "server/serving/compute_queue.h"
+#include "server/rpc/call_guard.h"
+#include "server/serving/batcher.h"
 #include "server/serving/model_host.h"
 
 namespace laplaced {
@@ -19,8 +19,9 @@ namespace laplaced {
 // What the calls of PredictionService share. All references must outlive the gRPC server.
 struct PredictionParts {
   const ModelHost& host;
-  ComputeQueue& queue;
+  Batcher& batcher;
   OodMetrics& ood_metrics;
+  const CallGuard& guard;
   // Answers that would be larger are refused before they are computed.
   int64_t max_response_bytes = 0;
 };
@@ -32,15 +33,10 @@ absl::Status CheckAnswerable(const PredictionParts& parts, const ServedModel& mo
 absl::Status CheckAnswerable(const PredictionParts& parts, const ServedModel& model,
                              const ArrayView& inputs, const ScoreOptions& options);
 
-// Computes, fills a response that is empty and counts the verdicts; returns how the variances were
-// computed. REQUIRES: CheckAnswerable is OK.
-absl::StatusOr<VarianceReport> Answer(const PredictionParts& parts, const ServedModel& model,
-                                      const ArrayView& inputs, const PredictOptions& options,
-                                      const ComputeContext& context, double queue_seconds,
-                                      laplace::v1::PredictResponse* response);
-absl::StatusOr<VarianceReport> Answer(const PredictionParts& parts, const ServedModel& model,
-                                      const ArrayView& inputs, const ScoreOptions& options,
-                                      const ComputeContext& context, double queue_seconds,
-                                      laplace::v1::ScoreResponse* response);
+// Fills a response that is empty and counts the verdicts.
+void FillAnswer(const PredictionParts& parts, const ServedModel& model, const Prediction& answer,
+                const BatchTiming& timing, laplace::v1::PredictResponse* response);
+void FillAnswer(const PredictionParts& parts, const ServedModel& model, const Scores& answer,
+                const BatchTiming& timing, laplace::v1::ScoreResponse* response);
 
 }  // namespace laplaced

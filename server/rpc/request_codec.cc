@@ -195,6 +195,20 @@ absl::StatusOr<DatasetHeader> ToDatasetHeader(const v1::DatasetHeader& header) {
   return result;
 }
 
+absl::StatusOr<Priority> ToPriority(v1::Priority priority, Priority standard) {
+  switch (priority) {
+    case v1::PRIORITY_UNSPECIFIED:
+      return standard;
+    case v1::PRIORITY_INTERACTIVE:
+      return Priority::kInteractive;
+    case v1::PRIORITY_BULK:
+      return Priority::kBulk;
+    default:
+      return UnknownNumber("priority", *v1::Priority_descriptor(),
+                           {v1::PRIORITY_INTERACTIVE, v1::PRIORITY_BULK}, priority);
+  }
+}
+
 absl::StatusOr<PredictOptions> ToPredictOptions(const v1::PredictRequest& request) {
   PredictOptions options;
   if (request.has_prior_precision()) {

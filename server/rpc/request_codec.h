@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "formats/dataset_id.h"
+#include "server/serving/batcher.h"
 #include "server/serving/engine_types.h"
 #include "server/serving/fit_service.h"
 
@@ -24,6 +25,9 @@ absl::StatusOr<CalibrateRequest> ToCalibrateRequest(
     const laplace::v1::CalibrateOodRequest& request);
 
 absl::StatusOr<DatasetHeader> ToDatasetHeader(const laplace::v1::DatasetHeader& header);
+
+// `standard` is what UNSPECIFIED means.
+absl::StatusOr<Priority> ToPriority(laplace::v1::Priority priority, Priority standard);
 
 absl::StatusOr<PredictOptions> ToPredictOptions(const laplace::v1::PredictRequest& request);
 

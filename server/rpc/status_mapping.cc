@@ -9,16 +9,14 @@
 #include <random>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "server/model/field_error.h"
 #include "server/observe/log.h"
+#include "server/serving/retry_after.h"
 
 namespace laplaced {
 namespace {
-
-constexpr char kRetryPayloadUrl[] = "laplaced/retry_seconds";
 
 // A text is percent-encoded in one trailer and repeated twice, in base64, in another; together they
 // stay below 8 KiB.
@@ -78,9 +76,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status, const std::string& method)
   if (absl::IsInvalidArgument(status) && !field.empty()) {
     AddBadRequest(field, status.message(), &details);
   }
-  const absl::optional<absl::Cord> retry = status.GetPayload(kRetryPayloadUrl);
-  double seconds = 0;
-  if (retry && absl::SimpleAtod(std::string(*retry), &seconds)) AddRetryInfo(seconds, &details);
+  if (const auto seconds = RetryAfter(status)) AddRetryInfo(*seconds, &details);
 
   // Codes of absl::Status and gRPC are the same numbers.
   const auto code = static_cast<grpc::StatusCode>(status.code());
@@ -88,13 +84,6 @@ grpc::Status ToGrpcStatus(const absl::Status& status, const std::string& method)
   grpc::Status result;
   grpc::SetErrorDetails(details, &result);
   return result;
-}
-
-absl::Status WithRetryAfter(absl::Status status, double seconds) {
-  constexpr double kMaxSeconds = 24 * 3600;
-  const double clamped = seconds >= 0 ? std::min(seconds, kMaxSeconds) : 0;
-  status.SetPayload(kRetryPayloadUrl, absl::Cord(absl::StrCat(clamped)));
-  return status;
 }
 
 absl::Status WithField(absl::Status status, const std::string& field) {

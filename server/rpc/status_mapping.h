@@ -1,7 +1,7 @@
 // The only place where an absl::Status becomes a grpc::Status.
 //
 // INVALID_ARGUMENT with a field (field_error.h) gets a google.rpc.BadRequest, a status from
-// WithRetryAfter gets a google.rpc.RetryInfo; both travel as google.rpc.Status in
+// WithRetryAfter (retry_after.h) gets a google.rpc.RetryInfo; both travel as google.rpc.Status in
 // `grpc-status-details-bin`. UNKNOWN never leaves the server, and the text of an INTERNAL error
 // stays in the log: the client gets a number to ask for. Long texts are cut, because a trailer
 // beyond 8 KiB would turn into another error at the client. Free functions on values; thread-safe.
@@ -17,9 +17,6 @@ namespace laplaced {
 
 // `method` ("PredictionService.Predict") is for the log.
 grpc::Status ToGrpcStatus(const absl::Status& status, const std::string& method);
-
-// Says after how many seconds it makes sense to try again.
-absl::Status WithRetryAfter(absl::Status status, double seconds);
 
 // Gives an INVALID_ARGUMENT that names no field the field that it is about; leaves others as they
 // are.

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/rpc/status_mapping.h"
+#include "server/serving/retry_after.h"
 
 namespace laplaced {
 namespace {
@@ -50,6 +51,10 @@ grpc::ServerUnaryReactor* RunOnQueue(ComputeQueue& queue, grpc::CallbackServerCo
   const absl::Status submitted = SubmitOrRefuse(queue, std::move(job));
   if (!submitted.ok()) reactor->Finish(ToGrpcStatus(submitted, method));
   return reactor;
+}
+
+grpc::ServerUnaryReactor* NewJobReactor(std::shared_ptr<ComputeContext> context) {
+  return new JobReactor(std::move(context));
 }
 
 grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* call, const char* method,

@@ -25,6 +25,10 @@ using UnaryWork = std::function<absl::Status(const ComputeContext& context, doub
 grpc::ServerUnaryReactor* RunOnQueue(ComputeQueue& queue, grpc::CallbackServerContext* call,
                                      const char* method, UnaryWork work);
 
+// For calls whose work runs elsewhere: it is finished by whoever does the work, which a cancelled
+// call only asks to stop.
+grpc::ServerUnaryReactor* NewJobReactor(std::shared_ptr<ComputeContext> context);
+
 // Answers without any work.
 grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* call, const char* method,
                                     const absl::Status& status);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/types/optional.h"
@@ -59,6 +60,15 @@ struct PredictOptions {
   int64_t top_classes = 0;  // m; 0: the default
   int64_t samples = 0;      // s; 0: the default
   uint64_t seed = 0;        // of s and S
+
+  friend bool operator==(const PredictOptions& a, const PredictOptions& b) {
+    const auto all = [](const PredictOptions& o) {
+      return std::tie(o.prior_precision, o.temperature, o.link_approx, o.ood_scores,
+                      o.return_covariance, o.return_joint_covariance, o.return_samples,
+                      o.variance_mode, o.top_classes, o.samples, o.seed);
+    };
+    return all(a) == all(b);
+  }
 };
 
 struct ScoreOptions {
@@ -66,6 +76,11 @@ struct ScoreOptions {
   VarianceMode variance_mode = VarianceMode::kAuto;
   int64_t samples = 0;
   uint64_t seed = 0;
+
+  friend bool operator==(const ScoreOptions& a, const ScoreOptions& b) {
+    return std::tie(a.ood_scores, a.variance_mode, a.samples, a.seed) ==
+           std::tie(b.ood_scores, b.variance_mode, b.samples, b.seed);
+  }
 };
 
 // How the variances of an answer were computed. kAuto: none were.
@@ -75,6 +90,16 @@ struct VarianceReport {
   int64_t samples = 0;         // s, SAMPLED only
   double relative_error = 0;   // of the variances, SAMPLED only
   double estimated_flops = 0;  // by the cost model (variance_mode.h)
+};
+
+// How a request may be computed beside others.
+struct Batching {
+  VarianceReport variance;  // what the whole request would report
+  // Rows that are worth computing together at most, a power of two.
+  int64_t rows = 1;
+  // The answer of a row depends on nothing but the row and the options, so that rows may be
+  // computed apart, and together with those of other requests with the same options.
+  bool divisible = false;
 };
 
 // One score for all B examples; higher is more out-of-distribution.

@@ -38,6 +38,10 @@ class ServedModel {
   virtual absl::Status Validate(const ArrayView& inputs, const PredictOptions& options) const = 0;
   virtual absl::Status Validate(const ArrayView& inputs, const ScoreOptions& options) const = 0;
 
+  // REQUIRES: Validate(inputs, options) is OK.
+  virtual Batching BatchingOf(const ArrayView& inputs, const PredictOptions& options) const = 0;
+  virtual Batching BatchingOf(const ArrayView& inputs, const ScoreOptions& options) const = 0;
+
   // REQUIRES: Validate(inputs, options) is OK. Checks `context` between blocks.
   virtual absl::StatusOr<Prediction> Predict(const ArrayView& inputs, const PredictOptions& options,
                                              const ComputeContext& context) const = 0;

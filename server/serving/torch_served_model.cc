@@ -105,6 +105,33 @@ absl::Status TorchServedModel::Validate(const ArrayView& inputs,
   return Plan(options, inputs.shape[0]).status();
 }
 
+Batching TorchServedModel::BatchingOf(const ArrayView& inputs,
+                                      const PredictOptions& options) const {
+  Batching batching;
+  const auto plan = Plan(options, inputs.shape[0]);
+  if (!plan.ok()) return batching;
+  batching.variance = *plan;
+  const bool top_classes = plan->mode == VarianceMode::kTopClasses;
+  batching.rows =
+      JacobianBlock(model_->network, top_classes ? plan->top_classes : model_->network.n_outputs());
+  // Draws are made anew for every computation, so rows that share them stay together.
+  batching.divisible = plan->mode != VarianceMode::kSampled && options.return_samples == 0 &&
+                       !options.return_joint_covariance;
+  return batching;
+}
+
+Batching TorchServedModel::BatchingOf(const ArrayView& inputs, const ScoreOptions& options) const {
+  Batching batching;
+  const auto plan = Plan(options, inputs.shape[0]);
+  if (!plan.ok()) return batching;
+  batching.variance = *plan;
+  const bool jacobians =
+      plan->mode == VarianceMode::kExact || plan->mode == VarianceMode::kLastLayer;
+  batching.rows = jacobians ? JacobianBlock(model_->network) : kForwardBlock;
+  batching.divisible = plan->mode != VarianceMode::kSampled;
+  return batching;
+}
+
 std::vector<std::string> TorchServedModel::ScoreNames(const std::vector<std::string>& requested,
                                                       VarianceMode mode) const {
   if (!requested.empty()) return requested;

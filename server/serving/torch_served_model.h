@@ -30,6 +30,8 @@ class TorchServedModel : public ServedModel {
 
   absl::Status Validate(const ArrayView& inputs, const PredictOptions& options) const override;
   absl::Status Validate(const ArrayView& inputs, const ScoreOptions& options) const override;
+  Batching BatchingOf(const ArrayView& inputs, const PredictOptions& options) const override;
+  Batching BatchingOf(const ArrayView& inputs, const ScoreOptions& options) const override;
   absl::StatusOr<Prediction> Predict(const ArrayView& inputs, const PredictOptions& options,
                                      const ComputeContext& context) const override;
   absl::StatusOr<Scores> Score(const ArrayView& inputs, const ScoreOptions& options,

@@ -58,6 +58,7 @@ TEST(CommandLineTest, EveryFieldCanBeSetByFlagAndEnvironment) {
     const std::string value = field.name() == "log_level"              ? "error"
                               : field.name() == "listen"               ? "[::]:1"
                               : field.name() == "http_listen"          ? "off"
+                              : field.name() == "reflection"           ? "false"
                               : field.cpp_type() == field.CPPTYPE_BOOL ? "true"
                               : field.name() == "max_message_bytes"    ? "4097"
                                                                        : "7";

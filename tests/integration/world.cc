@@ -61,7 +61,7 @@ World::World() : network_(reference::MakeNetwork(MakeMlp(), {4}, 3)) {
   test_inputs_ = ToArray(Inputs(40, 3));
 }
 
-void World::Start() {
+void World::Start(const laplace::v1::ServerConfig& changes) {
   server_.reset();
   laplace::v1::ServerConfig config = DefaultConfig();
   config.set_registry(root());
@@ -71,6 +71,7 @@ void World::Start() {
   config.set_max_dataset_bytes(int64_t{1} << 20);
   config.set_drain_seconds(5);
   config.set_compute_threads(1);
+  config.MergeFrom(changes);
   ServerBackend backend;
   backend.make_model_host = MakeModelHost;
   backend.make_fit_service = MakeFitService;

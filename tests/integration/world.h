@@ -26,8 +26,9 @@ class World {
     return ModelFolder() + "/posteriors/" + id;
   }
 
-  // Starts the server in this process; `Stop` or another Start ends it.
-  void Start();
+  // Starts the server in this process, with other settings than usual where `changes` has some;
+  // `Stop` or another Start ends it.
+  void Start(const laplace::v1::ServerConfig& changes = {});
   void Stop() { server_.reset(); }
   const std::string& address() const { return server_->address(); }
 

@@ -6,6 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/model/field_error.h"
+#include "server/serving/retry_after.h"
 #include "tests/support/test_server.h"
 
 namespace laplaced {

@@ -47,6 +47,14 @@ class FakeServedModel : public ServedModel {
     return Check(inputs, options.ood_scores);
   }
 
+  Batching BatchingOf(const ArrayView& inputs, const PredictOptions& options) const override {
+    return {ReportFor(inputs, options), 64,
+            !options.return_joint_covariance && options.return_samples == 0};
+  }
+  Batching BatchingOf(const ArrayView& inputs, const ScoreOptions& options) const override {
+    return {ReportFor(inputs, options), 64, true};
+  }
+
   absl::StatusOr<Prediction> Predict(const ArrayView& inputs, const PredictOptions& options,
                                      const ComputeContext& context) const override {
     const absl::Status status = on_compute_(context);
@@ -57,7 +65,7 @@ class FakeServedModel : public ServedModel {
     prediction.outputs = info_.n_outputs;
     prediction.prior_precision = options.prior_precision.value_or(1);
     prediction.temperature = options.temperature.value_or(1);
-    prediction.variance = ModeFor(inputs, options);
+    prediction.variance = ReportFor(inputs, options);
     FillVariance(options, prediction);
     const size_t size = static_cast<size_t>(prediction.batch * prediction.outputs);
     // The first input of each example, so that a test can tell whose answer it got.
@@ -83,13 +91,7 @@ class FakeServedModel : public ServedModel {
                                const ComputeContext& context) const override {
     const absl::Status status = on_compute_(context);
     if (!status.ok()) return status;
-    VarianceReport variance;
-    variance.mode = options.variance_mode;
-    variance.samples = options.samples;
-    for (const std::string& name : options.ood_scores) {
-      if (name == "variance") variance = ModeFor(inputs, options);
-    }
-    return Scores{posterior_id(), ScoresOf(inputs, options.ood_scores), variance};
+    return Scores{posterior_id(), ScoresOf(inputs, options.ood_scores), ReportFor(inputs, options)};
   }
 
  private:
@@ -104,13 +106,28 @@ class FakeServedModel : public ServedModel {
     return report;
   }
 
+  static VarianceReport ReportFor(const ArrayView& inputs, const PredictOptions& options) {
+    VarianceReport report = ModeFor(inputs, options);
+    report.estimated_flops = 1e6;
+    if (report.mode == VarianceMode::kTopClasses) report.top_classes = options.top_classes;
+    return report;
+  }
+
+  static VarianceReport ReportFor(const ArrayView& inputs, const ScoreOptions& options) {
+    for (const std::string& name : options.ood_scores) {
+      if (name == "variance") return ModeFor(inputs, options);
+    }
+    VarianceReport report;
+    report.mode = options.variance_mode;
+    report.samples = options.samples;
+    return report;
+  }
+
   // What was asked for, with values that tell what it was made for.
   static void FillVariance(const PredictOptions& options, Prediction& prediction) {
     const int64_t b = prediction.batch, c = prediction.outputs;
     const bool top = options.variance_mode == VarianceMode::kTopClasses;
-    prediction.variance.estimated_flops = 1e6;
     if (top) {
-      prediction.variance.top_classes = options.top_classes;
       prediction.variance_outputs.assign(static_cast<size_t>(b * options.top_classes), 2);
       prediction.left_out_probability.assign(static_cast<size_t>(b), 0.125f);
       prediction.left_out_bound.assign(static_cast<size_t>(b), 0.25f);
