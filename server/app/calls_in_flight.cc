@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <mutex>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/match.h"
 
@@ -16,7 +15,7 @@ namespace {
 
 using std::chrono::steady_clock;
 
-constexpr char kCountedMethods[] = "/laplace.";
+constexpr char kOurs[] = "/laplace.", kInference[] = "/inference.";
 constexpr std::chrono::milliseconds kQuiet{50};
 
 }  // namespace
@@ -49,7 +48,8 @@ struct CallsInFlight::State {
     explicit Factory(std::shared_ptr<State> state) : state_(std::move(state)) {}
     grpc::experimental::Interceptor* CreateServerInterceptor(
         grpc::experimental::ServerRpcInfo* info) override {
-      if (!absl::StartsWith(info->method(), kCountedMethods)) return nullptr;
+      if (!absl::StartsWith(info->method(), kOurs) && !absl::StartsWith(info->method(), kInference))
+        return nullptr;
       return new Counter(state_);
     }
 
@@ -65,10 +65,9 @@ struct CallsInFlight::State {
 
 CallsInFlight::CallsInFlight() : state_(std::make_shared<State>()) {}
 
-void CallsInFlight::Watch(grpc::ServerBuilder& builder) const {
-  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> factories;
-  factories.push_back(std::make_unique<State::Factory>(state_));
-  builder.experimental().SetInterceptorCreators(std::move(factories));
+std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> CallsInFlight::Interceptor()
+    const {
+  return std::make_unique<State::Factory>(state_);
 }
 
 void CallsInFlight::WaitUntilIdle(steady_clock::time_point deadline) const {

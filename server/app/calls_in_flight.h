@@ -7,7 +7,7 @@
 // gRPC has sent its answer. Thread-safe.
 #pragma once
 
-#include <grpcpp/server_builder.h>
+#include <grpcpp/support/server_interceptor.h>
 
 #include <chrono>
 #include <memory>
@@ -18,8 +18,8 @@ class CallsInFlight {
  public:
   CallsInFlight();
 
-  // Counts the calls of the server that `builder` makes. Call it for one builder.
-  void Watch(grpc::ServerBuilder& builder) const;
+  // Counts the calls of the server whose builder gets it.
+  std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> Interceptor() const;
 
   // Waits until there has been no call for a moment, in which calls that were on their way to us
   // begin, or until `deadline`.

@@ -206,6 +206,10 @@ absl::Status ValidateConfig(const ServerConfig& config) {
   if (!ParseLogLevel(config.log_level(), &level)) {
     return BadSetting("log_level", "debug, info, warning or error", Quoted(config.log_level()));
   }
+  LogFormat format;
+  if (!ParseLogFormat(config.log_format(), &format)) {
+    return BadSetting("log_format", "text, json or auto", Quoted(config.log_format()));
+  }
   return absl::OkStatus();
 }
 

@@ -22,6 +22,7 @@
 #include "server/app/calls_in_flight.h"
 #include "server/app/config.h"
 #include "server/app/model_selection.h"
+#include "server/observe/call_metrics.h"
 #include "server/observe/http_endpoint.h"
 #include "server/observe/log.h"
 #include "server/observe/metrics.h"
@@ -30,6 +31,7 @@
 #include "server/registry/operation_store.h"
 #include "server/registry/registry_lock.h"
 #include "server/rpc/call_guard.h"
+#include "server/rpc/call_observer.h"
 #include "server/rpc/model_service.h"
 #include "server/rpc/operation_service.h"
 #include "server/rpc/posterior_service.h"
@@ -132,6 +134,7 @@ struct Server::Parts {
         host(backend.make_model_host(repository, HostOptions(settings))),
         fits(backend.make_fit_service(repository, datasets, *host, operations)),
         serving_metrics(metrics),
+        call_metrics(metrics, ServedMethods()),
         batcher(BatchingOptions(settings), serving_metrics, backend.on_compute_thread),
         admin_queue(kMaxWaitingAdminCalls, backend.on_compute_thread),
         upload_queue(kMaxUploads, nullptr),
@@ -172,6 +175,7 @@ struct Server::Parts {
   const std::unique_ptr<FitService> fits;
   Metrics metrics;
   ServingMetrics serving_metrics;
+  CallMetrics call_metrics;
   CallGuard guard;
   Batcher batcher;
   ComputeQueue admin_queue;
@@ -223,7 +227,10 @@ absl::Status Server::Parts::Listen() {
   builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message_bytes()));
   int port = 0;
   builder.AddListeningPort(config.listen(), grpc::InsecureServerCredentials(), &port);
-  calls.Watch(builder);
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> watchers;
+  watchers.push_back(calls.Interceptor());
+  watchers.push_back(MakeCallObserver(call_metrics));
+  builder.experimental().SetInterceptorCreators(std::move(watchers));
   builder.RegisterService(&model_service);
   builder.RegisterService(&posterior_service);
   builder.RegisterService(&operation_service);

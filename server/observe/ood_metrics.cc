@@ -13,6 +13,8 @@
 #include <mutex>
 #include <utility>
 
+#include "server/observe/register.h"
+
 namespace laplaced {
 namespace {
 
@@ -50,12 +52,6 @@ std::vector<double> BucketBounds(std::vector<double> quantiles) {
   std::sort(quantiles.begin(), quantiles.end());
   quantiles.erase(std::unique(quantiles.begin(), quantiles.end()), quantiles.end());
   return quantiles;
-}
-
-template <typename Builder>
-auto& Register(Builder builder, prometheus::Registry& registry, const char* name,
-               const char* help) {
-  return builder.Name(name).Help(help).Register(registry);
 }
 
 struct Families {

@@ -59,6 +59,7 @@ TEST(CommandLineTest, EveryFieldCanBeSetByFlagAndEnvironment) {
                               : field.name() == "listen"               ? "[::]:1"
                               : field.name() == "http_listen"          ? "off"
                               : field.name() == "reflection"           ? "false"
+                              : field.name() == "log_format"           ? "json"
                               : field.cpp_type() == field.CPPTYPE_BOOL ? "true"
                               : field.name() == "max_message_bytes"    ? "4097"
                                                                        : "7";

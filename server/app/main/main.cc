@@ -71,6 +71,9 @@ int Serve(const laplace::v1::ServerConfig& config) {
   LogLevel level = LogLevel::kInfo;
   ParseLogLevel(config.log_level(), &level);
   SetLogLevel(level);
+  LogFormat format = LogFormat::kText;
+  ParseLogFormat(config.log_format(), &format);
+  SetLogFormat(format);
 
   const int threads = config.compute_threads() > 0 ? config.compute_threads() : CpuQuotaThreads();
   const absl::Status torch = InitTorchRuntime(threads, config.allow_slow_blas());
