@@ -32,6 +32,7 @@
 #include "server/registry/registry_lock.h"
 #include "server/rpc/call_guard.h"
 #include "server/rpc/call_observer.h"
+#include "server/rpc/inference_service.h"
 #include "server/rpc/model_service.h"
 #include "server/rpc/operation_service.h"
 #include "server/rpc/posterior_service.h"
@@ -51,7 +52,8 @@ constexpr int64_t kMaxWaitingAdminCalls = 64;
 // Every upload has at most one step in the queue, so this bounds the uploads at the same time.
 constexpr int64_t kMaxUploads = 64;
 
-constexpr char kPredictionServiceName[] = "laplace.v1.PredictionService";
+constexpr const char* kPredictionServices[] = {"laplace.v1.PredictionService",
+                                               "inference.GRPCInferenceService"};
 
 // The listening address with the port that was bound.
 std::string BoundAddress(const std::string& listen, int port) {
@@ -143,7 +145,10 @@ struct Server::Parts {
             {*host, *fits, datasets, operations, admin_queue, upload_queue, config.read_only()}),
         operation_service(operations),
         ood_metrics(metrics),
-        prediction_service({*host, batcher, ood_metrics, guard, config.max_message_bytes()}) {}
+        prediction_service({*host, batcher, ood_metrics, guard, config.max_message_bytes()}),
+        inference_service(
+            {*host, batcher, ood_metrics, guard, config.max_message_bytes()},
+            [this] { return not_ready == nullptr; }, LAPLACED_VERSION) {}
 
   static ModelHostOptions HostOptions(const ServerConfig& settings) {
     ModelHostOptions options;
@@ -185,6 +190,7 @@ struct Server::Parts {
   OperationService operation_service;
   OodMetrics ood_metrics;
   PredictionService prediction_service;
+  InferenceService inference_service;
   // Why calls cannot be made; null while they can. Texts are literals.
   std::atomic<const char*> not_ready{"starting, models are being loaded"};
   std::unique_ptr<HttpEndpoint> http;
@@ -235,6 +241,7 @@ absl::Status Server::Parts::Listen() {
   builder.RegisterService(&posterior_service);
   builder.RegisterService(&operation_service);
   builder.RegisterService(&prediction_service);
+  builder.RegisterService(&inference_service);
   server = builder.BuildAndStart();
   if (!server || port == 0) {
     return absl::UnavailableError(absl::StrCat(
@@ -242,7 +249,9 @@ absl::Status Server::Parts::Listen() {
         "'; is the port taken by another program, or the address not this machine's?"));
   }
   address = BoundAddress(config.listen(), port);
-  server->GetHealthCheckService()->SetServingStatus(kPredictionServiceName, true);
+  for (const char* service : kPredictionServices) {
+    server->GetHealthCheckService()->SetServingStatus(service, true);
+  }
   not_ready = nullptr;
   WarnIfPublic(address);
   return absl::OkStatus();

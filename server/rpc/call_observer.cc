@@ -2,6 +2,7 @@
 
 #include <google/protobuf/descriptor.h>
 #include <grpcpp/server_context.h>
+#include <inference/grpc_predict_v2.pb.h>
 #include <laplace/v1/model.pb.h>
 #include <laplace/v1/operation.pb.h>
 #include <laplace/v1/posterior.pb.h>
@@ -150,6 +151,7 @@ std::vector<CallMethod> ServedMethods() {
   AddMethods(*laplace::v1::Model::descriptor()->file(), methods);
   AddMethods(*laplace::v1::Posterior::descriptor()->file(), methods);
   AddMethods(*laplace::v1::Operation::descriptor()->file(), methods);
+  AddMethods(*inference::ModelInferRequest::descriptor()->file(), methods);
   return methods;
 }
 

@@ -57,20 +57,6 @@ void FillCommon(const ServedModel& model, const BatchTiming& timing, Response* r
   response->mutable_timing()->set_compute_seconds(timing.compute_seconds);
 }
 
-void CountVerdicts(OodMetrics& metrics, const ModelInfo& model, const std::string& posterior_id,
-                   const std::vector<ScoreValues>& scores) {
-  for (const ScoreValues& score : scores) {
-    if (score.calibration == nullptr) continue;
-    const OodThresholdRecord& calibration = *score.calibration;
-    std::vector<bool> flagged;
-    flagged.reserve(score.values.size());
-    for (const double value : score.values) flagged.push_back(IsOod(value, calibration.threshold));
-    metrics.Observe({model.name, model.version, posterior_id},
-                    {score.name, score.values, std::move(flagged), calibration.target_id_rate,
-                     calibration.rate_upper, calibration.id_quantiles});
-  }
-}
-
 }  // namespace
 
 absl::Status CheckAnswerable(const PredictionParts& parts, const ServedModel& model,
@@ -83,6 +69,20 @@ absl::Status CheckAnswerable(const PredictionParts& parts, const ServedModel& mo
 absl::Status CheckAnswerable(const PredictionParts&, const ServedModel& model,
                              const ArrayView& inputs, const ScoreOptions& options) {
   return model.Validate(inputs, options);
+}
+
+void CountVerdicts(OodMetrics& metrics, const ModelInfo& model, const std::string& posterior_id,
+                   const std::vector<ScoreValues>& scores) {
+  for (const ScoreValues& score : scores) {
+    if (score.calibration == nullptr) continue;
+    const OodThresholdRecord& calibration = *score.calibration;
+    std::vector<bool> flagged;
+    flagged.reserve(score.values.size());
+    for (const double value : score.values) flagged.push_back(IsOod(value, calibration.threshold));
+    metrics.Observe({model.name, model.version, posterior_id},
+                    {score.name, score.values, std::move(flagged), calibration.target_id_rate,
+                     calibration.rate_upper, calibration.id_quantiles});
+  }
 }
 
 void FillAnswer(const PredictionParts& parts, const ServedModel& model, const Prediction& answer,

@@ -7,6 +7,8 @@
 #include <laplace/v1/prediction.pb.h>
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "server/observe/ood_metrics.h"
@@ -32,6 +34,10 @@ absl::Status CheckAnswerable(const PredictionParts& parts, const ServedModel& mo
                              const ArrayView& inputs, const PredictOptions& options);
 absl::Status CheckAnswerable(const PredictionParts& parts, const ServedModel& model,
                              const ArrayView& inputs, const ScoreOptions& options);
+
+// Counts the verdicts of an answer.
+void CountVerdicts(OodMetrics& metrics, const ModelInfo& model, const std::string& posterior_id,
+                   const std::vector<ScoreValues>& scores);
 
 // Fills a response that is empty and counts the verdicts.
 void FillAnswer(const PredictionParts& parts, const ServedModel& model, const Prediction& answer,

@@ -69,6 +69,8 @@ class ModelHost {
   // NOT_FOUND if it is not loaded (message says how to load it).
   virtual absl::StatusOr<std::shared_ptr<const ServedModel>> Pin(const std::string& name,
                                                                  int64_t version) const = 0;
+  // Sorted; empty if none is loaded.
+  virtual std::vector<int64_t> LoadedVersions(const std::string& name) const = 0;
   // Reads, checks and switches, then records it durably.
   virtual absl::Status ActivatePosterior(const std::string& name, int64_t version,
                                          const std::string& posterior_id) = 0;

@@ -83,6 +83,15 @@ class TorchModelHost : public ModelHost {
     return std::shared_ptr<const ServedModel>(std::move(model));
   }
 
+  std::vector<int64_t> LoadedVersions(const std::string& name) const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<int64_t> versions;
+    for (const auto& [key, unused] : loaded_) {
+      if (key.first == name) versions.push_back(key.second);
+    }
+    return versions;
+  }
+
   absl::Status ActivatePosterior(const std::string& name, int64_t version,
                                  const std::string& posterior_id) override {
     std::lock_guard<std::mutex> changing(changing_);

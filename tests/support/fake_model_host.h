@@ -253,6 +253,14 @@ class FakeModelHost : public ModelHost {
         std::make_shared<FakeServedModel>(*std::move(info), options_.max_batch_size, on_compute_);
     return model;
   }
+  std::vector<int64_t> LoadedVersions(const std::string& name) const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<int64_t> versions;
+    for (const auto& model : models_) {
+      if (model.first.first == name) versions.push_back(model.first.second);
+    }
+    return versions;
+  }
   absl::Status ActivatePosterior(const std::string& name, int64_t version,
                                  const std::string& posterior_id) override {
     std::lock_guard<std::mutex> lock(mutex_);
