@@ -1,19 +1,35 @@
 #include "client/cli/context.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <iostream>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/cli/json_output.h"
 #include "client/cpp/errors.h"
+#include "formats/file_handle.h"
 
 namespace laplace::cli {
 
-client::ClientOptions Context::Options() const {
+absl::StatusOr<client::ClientOptions> Context::Options() const {
   client::ClientOptions options;
+  options.tls = tls;
+  options.tls.enabled |= !tls.ca_cert_file.empty() || !tls.client_cert_file.empty() ||
+                         !tls.client_key_file.empty() || !tls.server_name.empty();
+  options.token = token;
+  if (!token_file.empty()) {
+    constexpr int64_t kMaxTokenBytes = 4096;
+    const auto text = laplaced::ReadWholeFile(token_file, kMaxTokenBytes);
+    if (!text.ok()) {
+      return absl::Status(text.status().code(),
+                          absl::StrCat("--token-file: ", text.status().message()));
+    }
+    options.token = std::string(absl::StripAsciiWhitespace(*text));
+  }
   if (timeout_seconds > 0) {
     options.timeout = options.load_timeout = options.predict_timeout =
         absl::Seconds(timeout_seconds);
@@ -23,7 +39,43 @@ client::ClientOptions Context::Options() const {
 }
 
 absl::StatusOr<std::unique_ptr<client::Client>> Context::Connect() const {
-  return client::Client::Connect(server, Options());
+  const auto options = Options();
+  if (!options.ok()) return options.status();
+  return client::Client::Connect(server, *options);
+}
+
+void AddConnectionOptions(CLI::App& app, Context& context) {
+  app.add_option("--server", context.server, "Address of the server (default 127.0.0.1:8033)")
+      ->type_name("HOST:PORT")
+      ->envname("LAPLACE_SERVER");
+  app.add_option("--timeout", context.timeout_seconds,
+                 "Seconds that one call may take (default 10; 60 for predictions, 120 for loading)")
+      ->type_name("SECONDS")
+      ->check(Positive());
+  app.add_flag("--tls", context.tls.enabled,
+               "Encrypt the connection; the other options of TLS mean it too")
+      ->envname("LAPLACE_TLS");
+  const struct {
+    const char* flag;
+    std::string& value;
+    const char* variable;
+    const char* text;
+  } files[] = {{"--ca-cert", context.tls.ca_cert_file, "LAPLACE_CA_CERT",
+                "Authorities that may vouch for the server, PEM (default those of the system)"},
+               {"--client-cert", context.tls.client_cert_file, "LAPLACE_CLIENT_CERT",
+                "Certificate of this client, PEM, for servers that ask for one"},
+               {"--client-key", context.tls.client_key_file, "LAPLACE_CLIENT_KEY",
+                "Private key of --client-cert, PEM"},
+               {"--token-file", context.token_file, "LAPLACE_TOKEN_FILE",
+                "File with the bearer token to show; LAPLACE_TOKEN may hold the token itself"}};
+  for (const auto& file : files) {
+    app.add_option(file.flag, file.value, file.text)->type_name("FILE")->envname(file.variable);
+  }
+  app.add_option("--tls-server-name", context.tls.server_name,
+                 "Name in the server's certificate, if it is not that of --server")
+      ->type_name("NAME")
+      ->envname("LAPLACE_TLS_SERVER_NAME");
+  if (const char* token = std::getenv("LAPLACE_TOKEN")) context.token = token;
 }
 
 CLI::Option* AddModelArgument(CLI::App& app, ModelName& model) {

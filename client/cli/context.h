@@ -31,11 +31,14 @@ struct Context {
   std::string server = "127.0.0.1:8033";
   bool json = false;
   double timeout_seconds = 0;  // 0: the client's own defaults
+  client::TlsOptions tls;
+  std::string token_file;
+  std::string token;  // of the environment
   std::function<absl::Status()> command;
   int exit_code = kExitOk;  // of a command that returns OK
 
-  // The client's defaults but for --timeout.
-  client::ClientOptions Options() const;
+  // The client's defaults but for --timeout, --tls and --token-file, whose file has been read.
+  absl::StatusOr<client::ClientOptions> Options() const;
   absl::StatusOr<std::unique_ptr<client::Client>> Connect() const;
 };
 
@@ -84,5 +87,9 @@ void AddPredictVerb(CLI::App& app, Context& context);
 void AddScoreVerb(CLI::App& app, Context& context);
 void AddEvaluateVerb(CLI::App& app, Context& context);
 void AddHealthVerb(CLI::App& app, Context& context);
+void AddTokenVerb(CLI::App& app, Context& context);
+
+// The options of all verbs that say how to reach the server.
+void AddConnectionOptions(CLI::App& app, Context& context);
 
 }  // namespace laplace::cli

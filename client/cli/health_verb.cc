@@ -28,8 +28,8 @@ absl::StatusOr<client::HealthState> Ask(const Context& context, const std::strin
 // Asks again and again until the service serves, the answer is one that waiting does not change, or
 // time is up, and returns the last answer.
 absl::StatusOr<client::HealthState> AskUntilServing(const Context& context,
-                                                    const HealthOptions& health_options) {
-  client::ClientOptions options = context.Options();
+                                                    const HealthOptions& health_options,
+                                                    client::ClientOptions options) {
   const absl::Duration timeout = options.timeout;
   options.retry.max_attempts = 1;
   const absl::Time end = absl::Now() + absl::Seconds(health_options.wait_seconds);
@@ -47,9 +47,11 @@ absl::StatusOr<client::HealthState> AskUntilServing(const Context& context,
 
 absl::Status Check(const Context& context, const HealthOptions& options) {
   const std::string& service = options.service;
-  const absl::StatusOr<client::HealthState> health = options.wait_seconds > 0
-                                                         ? AskUntilServing(context, options)
-                                                         : Ask(context, service, context.Options());
+  const absl::StatusOr<client::ClientOptions> connection = context.Options();
+  if (!connection.ok()) return connection.status();
+  const absl::StatusOr<client::HealthState> health =
+      options.wait_seconds > 0 ? AskUntilServing(context, options, *connection)
+                               : Ask(context, service, *connection);
   if (!health.ok()) return health.status();
   const bool serving = *health == client::HealthState::kServing;
   const std::string subject =

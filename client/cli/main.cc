@@ -17,14 +17,8 @@ int Run(int argc, char** argv) {
   app.set_help_flag("-h,--help", "Print this and exit");
   app.require_subcommand(1);
   app.fallthrough();
-  app.add_option("--server", context.server, "Address of the server (default 127.0.0.1:8033)")
-      ->type_name("HOST:PORT")
-      ->envname("LAPLACE_SERVER");
+  AddConnectionOptions(app, context);
   AddChoice(app, "--output", output, {"table", "json"}, "How to print results (default table)");
-  app.add_option("--timeout", context.timeout_seconds,
-                 "Seconds that one call may take (default 10; 60 for predictions, 120 for loading)")
-      ->type_name("SECONDS")
-      ->check(Positive());
   SetExample(app,
              "Exit codes:\n"
              "  0  done\n"
@@ -44,6 +38,7 @@ int Run(int argc, char** argv) {
   AddScoreVerb(app, context);
   AddEvaluateVerb(app, context);
   AddHealthVerb(app, context);
+  AddTokenVerb(app, context);
 
   try {
     app.parse(argc, argv);

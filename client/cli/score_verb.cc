@@ -128,9 +128,10 @@ class ScoreProgress {
 absl::Status Stream(const Context& context, const client::ScoreRequest& request,
                     const client::StreamOptions& stream_options, RowInput& input,
                     const ScoreOptions& options, const client::ScoresSink& take) {
-  client::ClientOptions client_options = context.Options();
-  client_options.retry.max_attempts = kStreamAttempts;
-  auto client = client::Client::Connect(context.server, client_options);
+  auto client_options = context.Options();
+  if (!client_options.ok()) return client_options.status();
+  client_options->retry.max_attempts = kStreamAttempts;
+  auto client = client::Client::Connect(context.server, *client_options);
   if (!client.ok()) return client.status();
   ScoreProgress progress(input.total(), options.batch_size);
   // Between rows on the same screen a bar would only disturb.

@@ -1,11 +1,9 @@
 #include "client/cpp/client.h"
 
-#include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
-
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/cpp/channel.h"
 #include "client/cpp/client_impl.h"
 #include "client/cpp/convert.h"
 
@@ -73,17 +71,10 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& targe
                                                         const ClientOptions& options) {
   if (target.empty()) return absl::InvalidArgumentError("target: expected host:port, got nothing");
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(options.max_receive_bytes);
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 5 * 1000);
-  // A peer that is gone without a word ends the calls that wait for it. The server permits it.
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30 * 1000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20 * 1000);
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  auto channel = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  auto channel = MakeChannel(target, options);
+  if (!channel.ok()) return channel.status();
   return std::unique_ptr<Client>(
-      new Client(std::make_unique<Impl>(target, options, std::move(channel))));
+      new Client(std::make_unique<Impl>(target, options, *std::move(channel))));
 }
 
 const std::string& Client::target() const { return impl_->target; }

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "client/cpp/channel.h"
 #include "client/cpp/client.h"
 #include "client/cpp/retry.h"
 #include "grpc/health/v1/health.grpc.pb.h"
@@ -30,6 +31,7 @@ struct Client::Impl {
     const absl::Status status = CallWithRetry(options.retry, {target, timeout, idempotent},
                                               [&](grpc::ClientContext& context) {
                                                 response.Clear();
+                                                AddToken(options, context);
                                                 return (stub.*method)(&context, request, &response);
                                               });
     if (!status.ok()) return status;

@@ -167,6 +167,7 @@ absl::StatusOr<Dataset> Client::EnsureDataset(const Array& inputs, const Array& 
       CallWithRetry(impl_->options.retry, {impl_->target, impl_->options.upload_timeout},
                     [&](grpc::ClientContext& context) {
                       response.Clear();
+                      AddToken(impl_->options, context);
                       return Upload(*impl_->posteriors, context, data,
                                     impl_->options.upload_chunk_bytes, progress, response);
                     });

@@ -93,6 +93,7 @@ absl::StatusOr<Operation> Client::WatchOperation(const std::string& id,
     const absl::Time start = absl::Now();
     const absl::Time deadline = std::min(end, start + impl_->options.watch_timeout);
     context.set_deadline(absl::ToChronoTime(deadline));
+    AddToken(impl_->options, context);
     const auto stream = impl_->operations->WatchOperation(&context, request);
     v1::WatchOperationResponse response;
     while (stream->Read(&response)) {

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "absl/time/time.h"
 
@@ -21,6 +22,18 @@ struct RetryPolicy {
   // Growth of the backoff from one attempt to the next. Each wait is drawn from the upper half of
   // the backoff.
   double multiplier = 2;
+};
+
+struct TlsOptions {
+  // The connection is encrypted and the server proves who it is.
+  bool enabled = false;
+  // PEM file of the authorities that may vouch for the server; empty: those of the system.
+  std::string ca_cert_file;
+  // PEM files of the client's own certificate and its key, for servers that ask for one.
+  std::string client_cert_file;
+  std::string client_key_file;
+  // The name that the server's certificate is to bear, if it is not that of the target.
+  std::string server_name;
 };
 
 struct ClientOptions {
@@ -43,6 +56,10 @@ struct ClientOptions {
   absl::Duration stream_timeout = absl::Minutes(10);
 
   RetryPolicy retry;
+
+  TlsOptions tls;
+  // Bearer token that every call shows. Refused without TLS, unless the server is on this machine.
+  std::string token;
 
   // Rows of an upload travel in messages of about this size.
   int64_t upload_chunk_bytes = 256 * 1024;

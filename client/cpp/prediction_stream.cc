@@ -142,7 +142,7 @@ class RowStream {
         deadline - std::min(options.stream_timeout / 2, 2 * options.predict_timeout);
     const auto limit = [&options] { return absl::Now() + options.predict_timeout; };
 
-    StreamCall call(server_.stub, deadline, stop_);
+    StreamCall call(server_.stub, options, deadline, stop_);
     Step step = call.Open(limit());
     if (step == Step::kDone) step = call.Write(StartMessage(), limit());
     size_t sent = 0;  // of the unanswered batches, on this stream

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "client/cpp/channel.h"
 
 namespace laplace::client {
 namespace {
@@ -13,10 +14,11 @@ constexpr absl::Duration kPoll = absl::Milliseconds(50);
 
 }  // namespace
 
-StreamCall::StreamCall(v1::PredictionService::Stub& stub, absl::Time deadline,
-                       std::function<bool()> stop)
+StreamCall::StreamCall(v1::PredictionService::Stub& stub, const ClientOptions& options,
+                       absl::Time deadline, std::function<bool()> stop)
     : stop_(std::move(stop)) {
   context_.set_deadline(absl::ToChronoTime(deadline));
+  AddToken(options, context_);
   stream_ = stub.PrepareAsyncPredictStream(&context_, &queue_);
 }
 

@@ -14,6 +14,7 @@
 #include <memory>
 
 #include "absl/time/time.h"
+#include "client/cpp/options.h"
 #include "laplace/v1/prediction.grpc.pb.h"
 
 namespace laplace::client {
@@ -28,7 +29,8 @@ class StreamCall {
   };
 
   // `deadline` is that of the whole call; `stop`, if there is one, is asked several times a second.
-  StreamCall(v1::PredictionService::Stub& stub, absl::Time deadline, std::function<bool()> stop);
+  StreamCall(v1::PredictionService::Stub& stub, const ClientOptions& options, absl::Time deadline,
+             std::function<bool()> stop);
   // Cancels a call that has not ended.
   ~StreamCall();
 

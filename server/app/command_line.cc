@@ -66,10 +66,6 @@ const std::map<std::string, SettingHelp>& Help() {
       {"reflection", {"", "Answer gRPC server reflection, which asks for no token (default true)"}},
       {"max_concurrent_streams", {"N", "Calls at the same time on one connection"}},
       {"log_format", {"FORM", "text, json, or auto: text on a terminal, json elsewhere"}},
-      {"poll_seconds",
-       {"SECONDS", "Time between looks at the registry for other versions; 0 never looks"}},
-      {"max_model_bytes", {"BYTES", "Memory that loaded models may take; 0 sets no limit"}},
-      {"upload_quota_bytes", {"BYTES", "Size of all uploaded data sets; 0 sets no limit"}},
       {"drain_delay_seconds",
        {"SECONDS", "Time after SIGTERM in which calls are still taken, health says NOT_SERVING"}},
   };

@@ -9,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "server/app/model_selection.h"
 #include "server/observe/log.h"
+#include "server/rpc/server_credentials.h"
+#include "server/rpc/token_table.h"
 
 namespace laplaced {
 namespace {
@@ -43,9 +45,7 @@ absl::Status CheckNumbers(const ServerConfig& config) {
                  {"max_dataset_bytes", config.max_dataset_bytes(), 1, kLargest},
                  {"max_concurrent_fits", config.max_concurrent_fits(), 1, 64},
                  {"max_batch_rows", config.max_batch_rows(), 1, 64},
-                 {"max_concurrent_streams", config.max_concurrent_streams(), 1, 1000000},
-                 {"max_model_bytes", config.max_model_bytes(), 0, kLargest},
-                 {"upload_quota_bytes", config.upload_quota_bytes(), 0, kLargest}};
+                 {"max_concurrent_streams", config.max_concurrent_streams(), 1, 1000000}};
   for (const auto& number : numbers) {
     absl::Status status = CheckRange(number.name, number.value, number.smallest, number.largest);
     if (!status.ok()) return status;
@@ -62,7 +62,6 @@ absl::Status CheckNumbers(const ServerConfig& config) {
       {"max_batch_delay_ms", config.max_batch_delay_ms(), 0, 1000},
       {"max_queue_delay_ms", config.max_queue_delay_ms(), 0, 3600e3},
       {"credentials_refresh_seconds", config.credentials_refresh_seconds(), 1, kDay},
-      {"poll_seconds", config.poll_seconds(), 0, kDay},
   };
   for (const auto& time : times) {
     if (time.value >= time.smallest && time.value <= time.largest) continue;
@@ -102,6 +101,29 @@ absl::Status CheckHttpListen(const std::string& listen) {
                           listen);
 }
 
+// Which settings of TLS and tokens go together, and whether their files can be used.
+absl::Status CheckCredentials(const ServerConfig& config) {
+  const bool cert = !config.tls_cert().empty(), key = !config.tls_key().empty();
+  if (cert != key) {
+    return BadSetting(cert ? "tls_key" : "tls_cert",
+                      absl::StrCat("a file, because ", cert ? "tls_cert" : "tls_key", " has one"),
+                      "none");
+  }
+  if (!config.tls_client_ca().empty() && !cert) {
+    return BadSetting("tls_client_ca", "tls_cert and tls_key beside it",
+                      "neither: client certificates need TLS");
+  }
+  if (cert) {
+    absl::Status status =
+        CheckTlsFiles({config.tls_cert(), config.tls_key(), config.tls_client_ca()});
+    if (!status.ok()) return status;
+  }
+  if (config.tokens().empty()) return absl::OkStatus();
+  const absl::Status tokens = TokenTable::Read(config.tokens()).status();
+  if (tokens.ok()) return tokens;
+  return absl::InvalidArgumentError(absl::StrCat("tokens: ", tokens.message()));
+}
+
 }  // namespace
 
 ServerConfig DefaultConfig() {
@@ -132,9 +154,6 @@ ServerConfig DefaultConfig() {
   config.set_reflection(true);
   config.set_max_concurrent_streams(256);
   config.set_log_format("auto");
-  config.set_poll_seconds(0);
-  config.set_max_model_bytes(0);
-  config.set_upload_quota_bytes(int64_t{64} << 30);
   config.set_drain_delay_seconds(0);
   return config;
 }
@@ -201,6 +220,8 @@ absl::Status ValidateConfig(const ServerConfig& config) {
   if (status.ok()) status = CheckHttpListen(config.http_listen());
   if (status.ok()) status = ParseModelSelection(config.load()).status();
   if (status.ok()) status = CheckNumbers(config);
+  if (!status.ok()) return status;
+  status = CheckCredentials(config);
   if (!status.ok()) return status;
   LogLevel level;
   if (!ParseLogLevel(config.log_level(), &level)) {

@@ -37,6 +37,7 @@
 #include "server/rpc/operation_service.h"
 #include "server/rpc/posterior_service.h"
 #include "server/rpc/prediction_service.h"
+#include "server/rpc/server_credentials.h"
 #include "server/serving/batcher.h"
 #include "server/serving/compute_queue.h"
 
@@ -68,10 +69,14 @@ bool IsLocal(const std::string& listen) {
   return false;
 }
 
-void WarnIfPublic(const std::string& address) {
-  if (IsLocal(address)) return;
-  LogWarning(absl::StrCat("listening on ", address,
-                          " without encryption and authentication; keep it on a trusted network"));
+// Says what an address that others can reach does without.
+void WarnIfPublic(const std::string& address, bool encrypted, bool asks) {
+  if (IsLocal(address) || (encrypted && asks)) return;
+  const char* lacks = encrypted ? "authentication"
+                      : asks    ? "encryption"
+                                : "encryption and authentication";
+  LogWarning(
+      absl::StrCat("listening on ", address, " without ", lacks, "; keep it on a trusted network"));
 }
 
 // What gRPC has to say is for those who debug it: what fails is reported by whoever called it. Its
@@ -89,6 +94,26 @@ void AddKeepAlive(grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
   // Otherwise the third ping of an idle connection is never sent.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+}
+
+TlsFiles TlsFilesOf(const ServerConfig& config) {
+  return {config.tls_cert(), config.tls_key(), config.tls_client_ca()};
+}
+
+// Who may connect and call.
+struct Access {
+  std::shared_ptr<grpc::ServerCredentials> credentials;
+  std::unique_ptr<CallGuard> guard;
+};
+
+absl::StatusOr<Access> OpenAccess(const ServerConfig& config) {
+  Access access;
+  auto credentials =
+      MakeServerCredentials(TlsFilesOf(config), config.credentials_refresh_seconds());
+  if (!credentials.ok()) return credentials.status();
+  auto guard = CallGuard::Create(config.tokens(), config.credentials_refresh_seconds());
+  if (!guard.ok()) return guard.status();
+  return Access{*std::move(credentials), *std::move(guard)};
 }
 
 // What a server needs of its registry.
@@ -127,8 +152,11 @@ absl::StatusOr<Registry> OpenRegistry(const ServerConfig& config) {
 
 // In the order of dependence: what stands later uses what stands before it.
 struct Server::Parts {
-  Parts(const ServerConfig& settings, Registry registry, const ServerBackend& backend)
+  Parts(const ServerConfig& settings, Access access, Registry registry,
+        const ServerBackend& backend)
       : config(settings),
+        credentials(std::move(access.credentials)),
+        guard(std::move(access.guard)),
         lock(std::move(registry.lock)),
         repository(std::move(registry.repository)),
         datasets(repository.DatasetsFolder(), config.max_dataset_bytes()),
@@ -140,14 +168,14 @@ struct Server::Parts {
         batcher(BatchingOptions(settings), serving_metrics, backend.on_compute_thread),
         admin_queue(kMaxWaitingAdminCalls, backend.on_compute_thread),
         upload_queue(kMaxUploads, nullptr),
-        model_service(*host, admin_queue),
-        posterior_service(
-            {*host, *fits, datasets, operations, admin_queue, upload_queue, config.read_only()}),
-        operation_service(operations),
+        model_service(*host, admin_queue, *guard),
+        posterior_service({*host, *fits, datasets, operations, admin_queue, upload_queue, *guard,
+                           config.read_only()}),
+        operation_service(operations, *guard),
         ood_metrics(metrics),
-        prediction_service({*host, batcher, ood_metrics, guard, config.max_message_bytes()}),
+        prediction_service({*host, batcher, ood_metrics, *guard, config.max_message_bytes()}),
         inference_service(
-            {*host, batcher, ood_metrics, guard, config.max_message_bytes()},
+            {*host, batcher, ood_metrics, *guard, config.max_message_bytes()},
             [this] { return not_ready == nullptr; }, LAPLACED_VERSION) {}
 
   static ModelHostOptions HostOptions(const ServerConfig& settings) {
@@ -167,11 +195,14 @@ struct Server::Parts {
 
   absl::Status ListenHttp();
   absl::Status Listen();
+  void Announce();
   void StopCalls(steady_clock::time_point deadline);
   // False if the work of an operation still runs at `operations_deadline`.
   bool Stop(steady_clock::time_point calls_deadline, steady_clock::time_point operations_deadline);
 
   const ServerConfig config;
+  const std::shared_ptr<grpc::ServerCredentials> credentials;
+  const std::unique_ptr<CallGuard> guard;
   const absl::optional<RegistryLock> lock;
   const Repository repository;
   const DatasetStore datasets;
@@ -181,7 +212,6 @@ struct Server::Parts {
   Metrics metrics;
   ServingMetrics serving_metrics;
   CallMetrics call_metrics;
-  CallGuard guard;
   Batcher batcher;
   ComputeQueue admin_queue;
   ComputeQueue upload_queue;
@@ -218,21 +248,22 @@ absl::Status Server::Parts::ListenHttp() {
   http = *std::move(opened);
   http_address = http->address();
   LogInfo(absl::StrCat("metrics and probes on http://", http_address));
-  WarnIfPublic(http_address);
+  WarnIfPublic(http_address, false, false);
   return absl::OkStatus();
 }
 
 absl::Status Server::Parts::Listen() {
   gpr_set_log_function(LogFromGrpc);
   grpc::EnableDefaultHealthCheckService(true);
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  if (config.reflection()) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   // Otherwise a second server shares the port silently and each gets half of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   AddKeepAlive(builder);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, config.max_concurrent_streams());
   builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message_bytes()));
   int port = 0;
-  builder.AddListeningPort(config.listen(), grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(config.listen(), credentials, &port);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> watchers;
   watchers.push_back(calls.Interceptor());
   watchers.push_back(MakeCallObserver(call_metrics));
@@ -253,14 +284,20 @@ absl::Status Server::Parts::Listen() {
     server->GetHealthCheckService()->SetServingStatus(service, true);
   }
   not_ready = nullptr;
-  WarnIfPublic(address);
+  WarnIfPublic(address, !config.tls_cert().empty(),
+               !config.tls_client_ca().empty() || !config.tokens().empty());
   return absl::OkStatus();
+}
+
+// Tells whoever asks that other servers are the better choice; calls are still taken.
+void Server::Parts::Announce() {
+  not_ready = "draining, the server is about to stop";
+  if (server) server->GetHealthCheckService()->Shutdown();
 }
 
 // Takes no new calls from now on; returns when there are none any more.
 void Server::Parts::StopCalls(steady_clock::time_point deadline) {
-  not_ready = "draining, the server is about to stop";
-  server->GetHealthCheckService()->Shutdown();
+  Announce();
   const auto patience = deadline - steady_clock::now();
   const system_clock::time_point last =
       system_clock::now() + std::chrono::duration_cast<system_clock::duration>(patience);
@@ -297,6 +334,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config
                                                       const ServerBackend& backend) {
   const absl::Status valid = ValidateConfig(config);
   if (!valid.ok()) return valid;
+  absl::StatusOr<Access> access = OpenAccess(config);
+  if (!access.ok()) return access.status();
   absl::StatusOr<Registry> registry = OpenRegistry(config);
   if (!registry.ok()) return registry.status();
   // It would tell whoever waits for it that this server is ready.
@@ -304,8 +343,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config
   const absl::StatusOr<ModelSelection> selection = ParseModelSelection(config.load());
   if (!selection.ok()) return selection.status();
 
-  std::unique_ptr<Server> server(
-      new Server(std::make_unique<Parts>(config, *std::move(registry), backend)));
+  std::unique_ptr<Server> server(new Server(
+      std::make_unique<Parts>(config, *std::move(access), *std::move(registry), backend)));
   Parts& parts = *server->parts_;
   absl::Status status = parts.ListenHttp();
   if (status.ok()) status = LoadSelectedModels(*selection, parts.repository, *parts.host);
@@ -328,6 +367,10 @@ const std::string& Server::http_address() const { return parts_->http_address; }
 int64_t Server::waiting_requests() const { return parts_->batcher.waiting(); }
 
 bool Server::Stop() {
+  if (const double delay = parts_->config.drain_delay_seconds(); delay > 0) {
+    parts_->Announce();
+    std::this_thread::sleep_for(std::chrono::duration<double>(delay));
+  }
   const auto patience = std::chrono::duration<double>(parts_->config.drain_seconds());
   const steady_clock::time_point deadline =
       steady_clock::now() + std::chrono::duration_cast<steady_clock::duration>(patience);

@@ -3,12 +3,12 @@
 // The model host and the fit service come from the caller, so that tests can serve fakes. Start
 // returns when calls can be made: the selected models are loaded and health says SERVING for "" and
 // for laplace.v1.PredictionService. The HTTP port (http_endpoint.h) is open from before models are
-// loaded, and says ready when health says SERVING. Stop drains: health says NOT_SERVING, no new
-// calls are taken, calls in progress get `drain_seconds`, then they are cancelled; running
-// operations are stopped at once and recorded as failed with ABORTED, because a fit takes longer
-// than any drain. Thread-safe: Stop may be called from any thread, more than once. The destructor
-// stops without patience, and then waits for the work of operations, which uses what the server
-// owns.
+// loaded, and says ready when health says SERVING. Stop drains: health says NOT_SERVING, after
+// `drain_delay_seconds` no new calls are taken, calls in progress get `drain_seconds`, then they
+// are cancelled; running operations are stopped at once and recorded as failed with ABORTED,
+// because a fit takes longer than any drain. Thread-safe: Stop may be called from any thread, more
+// than once. The destructor stops without patience, and then waits for the work of operations,
+// which uses what the server owns.
 //
 // A server holds the lock of its registry (registry_lock.h) from before it recovers anything until
 // it is destroyed. A read-only one takes no lock and changes nothing in the registry, so that any

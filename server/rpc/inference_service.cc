@@ -49,6 +49,8 @@ absl::Status Submit(const PredictionParts& parts, const Caller& caller,
   absl::StatusOr<InferenceRequest> read = ReadInferenceRequest(message);
   if (!read.ok()) return read.status();
   const auto request = std::make_shared<const InferenceRequest>(*std::move(read));
+  const absl::Status room = parts.batcher.CheckRoom(request->priority, caller.client);
+  if (!room.ok()) return room;
   const auto model = parts.host.Pin(request->model, request->version);
   if (!model.ok()) return model.status();
   if (request->timeout) {

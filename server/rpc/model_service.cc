@@ -18,12 +18,14 @@ constexpr char kUnload[] = "ModelService.UnloadModel";
 
 }  // namespace
 
-ModelService::ModelService(ModelHost& host, ComputeQueue& admin_queue)
-    : host_(host), queue_(admin_queue) {}
+ModelService::ModelService(ModelHost& host, ComputeQueue& admin_queue, const CallGuard& guard)
+    : host_(host), queue_(admin_queue), guard_(guard) {}
 
 grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* call,
                                                    const v1::ListModelsRequest*,
                                                    v1::ListModelsResponse* response) {
+  const absl::Status admitted = guard_.Admit(*call, Role::kPredict).status();
+  if (!admitted.ok()) return FinishNow(call, kList, admitted);
   return RunOnQueue(queue_, call, kList, [this, response](const ComputeContext&, double) {
     const auto models = host_.List();
     if (!models.ok()) return models.status();
@@ -35,6 +37,8 @@ grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* ModelService::GetModel(grpc::CallbackServerContext* call,
                                                  const v1::GetModelRequest* request,
                                                  v1::GetModelResponse* response) {
+  const absl::Status admitted = guard_.Admit(*call, Role::kPredict).status();
+  if (!admitted.ok()) return FinishNow(call, kGet, admitted);
   const absl::Status valid = CheckModel("name", request->name(), request->version());
   if (!valid.ok()) return FinishNow(call, kGet, valid);
   return RunOnQueue(queue_, call, kGet, [this, request, response](const ComputeContext&, double) {
@@ -48,6 +52,8 @@ grpc::ServerUnaryReactor* ModelService::GetModel(grpc::CallbackServerContext* ca
 grpc::ServerUnaryReactor* ModelService::LoadModel(grpc::CallbackServerContext* call,
                                                   const v1::LoadModelRequest* request,
                                                   v1::LoadModelResponse* response) {
+  const absl::Status admitted = guard_.Admit(*call, Role::kAdmin).status();
+  if (!admitted.ok()) return FinishNow(call, kLoad, admitted);
   const absl::Status valid = CheckModel("name", request->name(), request->version());
   if (!valid.ok()) return FinishNow(call, kLoad, valid);
   return RunOnQueue(queue_, call, kLoad, [this, request, response](const ComputeContext&, double) {
@@ -66,6 +72,8 @@ grpc::ServerUnaryReactor* ModelService::LoadModel(grpc::CallbackServerContext* c
 grpc::ServerUnaryReactor* ModelService::UnloadModel(grpc::CallbackServerContext* call,
                                                     const v1::UnloadModelRequest* request,
                                                     v1::UnloadModelResponse*) {
+  const absl::Status admitted = guard_.Admit(*call, Role::kAdmin).status();
+  if (!admitted.ok()) return FinishNow(call, kUnload, admitted);
   const absl::Status valid = CheckModel("name", request->name(), request->version());
   if (!valid.ok()) return FinishNow(call, kUnload, valid);
   return RunOnQueue(queue_, call, kUnload, [this, request](const ComputeContext&, double) {

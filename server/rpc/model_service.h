@@ -1,11 +1,12 @@
 // laplace.v1.ModelService over a ModelHost.
 //
 // Every call may read files or run LibTorch for seconds, so all of them run on the queue for
-// administration. Thread-safe. Host and queue must outlive the gRPC server.
+// administration. Thread-safe. Host, queue and guard must outlive the gRPC server.
 #pragma once
 
 #include <laplace/v1/model.grpc.pb.h>
 
+#include "server/rpc/call_guard.h"
 #include "server/serving/compute_queue.h"
 #include "server/serving/model_host.h"
 
@@ -13,7 +14,7 @@ namespace laplaced {
 
 class ModelService final : public laplace::v1::ModelService::CallbackService {
  public:
-  ModelService(ModelHost& host, ComputeQueue& admin_queue);
+  ModelService(ModelHost& host, ComputeQueue& admin_queue, const CallGuard& guard);
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* call,
                                        const laplace::v1::ListModelsRequest* request,
@@ -31,6 +32,7 @@ class ModelService final : public laplace::v1::ModelService::CallbackService {
  private:
   ModelHost& host_;
   ComputeQueue& queue_;
+  const CallGuard& guard_;
 };
 
 }  // namespace laplaced

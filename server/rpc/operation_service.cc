@@ -18,11 +18,14 @@ absl::Status CheckOperationId(const std::string& id) { return CheckId("id", id, 
 
 }  // namespace
 
-OperationService::OperationService(Operations& operations) : operations_(operations) {}
+OperationService::OperationService(Operations& operations, const CallGuard& guard)
+    : operations_(operations), guard_(guard) {}
 
 grpc::ServerUnaryReactor* OperationService::GetOperation(grpc::CallbackServerContext* call,
                                                          const v1::GetOperationRequest* request,
                                                          v1::GetOperationResponse* response) {
+  const absl::Status admitted = guard_.Admit(*call, Role::kPredict).status();
+  if (!admitted.ok()) return FinishNow(call, kGet, admitted);
   const absl::Status valid = CheckOperationId(request->id());
   if (!valid.ok()) return FinishNow(call, kGet, valid);
   const auto snapshot = operations_.Get(request->id());
@@ -33,6 +36,8 @@ grpc::ServerUnaryReactor* OperationService::GetOperation(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* OperationService::ListOperations(grpc::CallbackServerContext* call,
                                                            const v1::ListOperationsRequest*,
                                                            v1::ListOperationsResponse* response) {
+  const absl::Status admitted = guard_.Admit(*call, Role::kPredict).status();
+  if (!admitted.ok()) return FinishNow(call, kList, admitted);
   for (const OperationSnapshot& snapshot : operations_.List()) {
     FillOperation(snapshot, response->add_operations());
   }
@@ -40,13 +45,17 @@ grpc::ServerUnaryReactor* OperationService::ListOperations(grpc::CallbackServerC
 }
 
 grpc::ServerWriteReactor<v1::WatchOperationResponse>* OperationService::WatchOperation(
-    grpc::CallbackServerContext*, const v1::WatchOperationRequest* request) {
+    grpc::CallbackServerContext* call, const v1::WatchOperationRequest* request) {
+  const absl::Status admitted = guard_.Admit(*call, Role::kPredict).status();
+  if (!admitted.ok()) return WatchReactor::Refuse(operations_, admitted);
   return WatchReactor::Start(operations_, request->id());
 }
 
 grpc::ServerUnaryReactor* OperationService::CancelOperation(
     grpc::CallbackServerContext* call, const v1::CancelOperationRequest* request,
     v1::CancelOperationResponse* response) {
+  const absl::Status admitted = guard_.Admit(*call, Role::kAdmin).status();
+  if (!admitted.ok()) return FinishNow(call, kCancel, admitted);
   const absl::Status valid = CheckOperationId(request->id());
   if (!valid.ok()) return FinishNow(call, kCancel, valid);
   const auto snapshot = operations_.Cancel(request->id());

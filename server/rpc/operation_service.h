@@ -2,18 +2,19 @@
 //
 // Everything it asks is in memory, so calls are answered on gRPC's own threads. WatchOperation
 // keeps one write in flight; a slow client skips snapshots but always gets the newest and the final
-// one. Thread-safe. Operations must outlive the gRPC server.
+// one. Thread-safe. Operations and guard must outlive the gRPC server.
 #pragma once
 
 #include <laplace/v1/operation.grpc.pb.h>
 
+#include "server/rpc/call_guard.h"
 #include "server/serving/operations.h"
 
 namespace laplaced {
 
 class OperationService final : public laplace::v1::OperationService::CallbackService {
  public:
-  explicit OperationService(Operations& operations);
+  OperationService(Operations& operations, const CallGuard& guard);
 
   grpc::ServerUnaryReactor* GetOperation(grpc::CallbackServerContext* call,
                                          const laplace::v1::GetOperationRequest* request,
@@ -30,6 +31,7 @@ class OperationService final : public laplace::v1::OperationService::CallbackSer
 
  private:
   Operations& operations_;
+  const CallGuard& guard_;
 };
 
 }  // namespace laplaced

@@ -52,6 +52,8 @@ PosteriorService::PosteriorService(const Parts& parts) : parts_(parts) {}
 grpc::ServerUnaryReactor* PosteriorService::FitPosterior(grpc::CallbackServerContext* call,
                                                          const v1::FitPosteriorRequest* request,
                                                          v1::FitPosteriorResponse* response) {
+  const absl::Status admitted = parts_.guard.Admit(*call, Role::kAdmin).status();
+  if (!admitted.ok()) return FinishNow(call, kFit, admitted);
   if (parts_.read_only) return FinishNow(call, kFit, ReadOnly());
   absl::StatusOr<FitRequest> fit = ToFitRequest(*request);
   if (!fit.ok()) return FinishNow(call, kFit, fit.status());
@@ -63,6 +65,8 @@ grpc::ServerUnaryReactor* PosteriorService::FitPosterior(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* PosteriorService::UpdatePosterior(
     grpc::CallbackServerContext* call, const v1::UpdatePosteriorRequest* request,
     v1::UpdatePosteriorResponse* response) {
+  const absl::Status admitted = parts_.guard.Admit(*call, Role::kAdmin).status();
+  if (!admitted.ok()) return FinishNow(call, kUpdate, admitted);
   if (parts_.read_only) return FinishNow(call, kUpdate, ReadOnly());
   absl::StatusOr<UpdateRequest> update = ToUpdateRequest(*request);
   if (!update.ok()) return FinishNow(call, kUpdate, update.status());
@@ -75,6 +79,8 @@ grpc::ServerUnaryReactor* PosteriorService::UpdatePosterior(
 grpc::ServerUnaryReactor* PosteriorService::CalibrateOod(grpc::CallbackServerContext* call,
                                                          const v1::CalibrateOodRequest* request,
                                                          v1::CalibrateOodResponse* response) {
+  const absl::Status admitted = parts_.guard.Admit(*call, Role::kAdmin).status();
+  if (!admitted.ok()) return FinishNow(call, kCalibrate, admitted);
   if (parts_.read_only) return FinishNow(call, kCalibrate, ReadOnly());
   absl::StatusOr<CalibrateRequest> calibrate = ToCalibrateRequest(*request);
   if (!calibrate.ok()) return FinishNow(call, kCalibrate, calibrate.status());
@@ -87,6 +93,8 @@ grpc::ServerUnaryReactor* PosteriorService::CalibrateOod(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* PosteriorService::ListPosteriors(grpc::CallbackServerContext* call,
                                                            const v1::ListPosteriorsRequest* request,
                                                            v1::ListPosteriorsResponse* response) {
+  const absl::Status admitted = parts_.guard.Admit(*call, Role::kPredict).status();
+  if (!admitted.ok()) return FinishNow(call, kList, admitted);
   const absl::Status valid = CheckModel("model", request->model(), request->version());
   if (!valid.ok()) return FinishNow(call, kList, valid);
   return RunOnQueue(
@@ -104,6 +112,8 @@ grpc::ServerUnaryReactor* PosteriorService::ListPosteriors(grpc::CallbackServerC
 grpc::ServerUnaryReactor* PosteriorService::GetPosterior(grpc::CallbackServerContext* call,
                                                          const v1::GetPosteriorRequest* request,
                                                          v1::GetPosteriorResponse* response) {
+  const absl::Status admitted = parts_.guard.Admit(*call, Role::kPredict).status();
+  if (!admitted.ok()) return FinishNow(call, kGet, admitted);
   absl::Status valid = CheckModel("model", request->model(), request->version());
   if (valid.ok() && !request->posterior_id().empty()) {
     valid = CheckPosteriorId(request->posterior_id());
@@ -123,6 +133,8 @@ grpc::ServerUnaryReactor* PosteriorService::GetPosterior(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* PosteriorService::ActivatePosterior(
     grpc::CallbackServerContext* call, const v1::ActivatePosteriorRequest* request,
     v1::ActivatePosteriorResponse* response) {
+  const absl::Status admitted = parts_.guard.Admit(*call, Role::kAdmin).status();
+  if (!admitted.ok()) return FinishNow(call, kActivate, admitted);
   if (parts_.read_only) return FinishNow(call, kActivate, ReadOnly());
   absl::Status valid = CheckModel("model", request->model(), request->version());
   if (valid.ok()) valid = CheckPosteriorId(request->posterior_id());
@@ -144,6 +156,8 @@ grpc::ServerUnaryReactor* PosteriorService::ActivatePosterior(
 
 grpc::ServerReadReactor<v1::UploadDatasetRequest>* PosteriorService::UploadDataset(
     grpc::CallbackServerContext* call, v1::UploadDatasetResponse* response) {
+  const absl::Status admitted = parts_.guard.Admit(*call, Role::kAdmin).status();
+  if (!admitted.ok()) return new RefusedUpload(admitted);
   if (parts_.read_only) return new RefusedUpload(ReadOnly());
   return UploadReactor::Start(parts_.datasets, parts_.upload_queue, call, response);
 }
@@ -151,6 +165,8 @@ grpc::ServerReadReactor<v1::UploadDatasetRequest>* PosteriorService::UploadDatas
 grpc::ServerUnaryReactor* PosteriorService::GetDataset(grpc::CallbackServerContext* call,
                                                        const v1::GetDatasetRequest* request,
                                                        v1::GetDatasetResponse* response) {
+  const absl::Status admitted = parts_.guard.Admit(*call, Role::kPredict).status();
+  if (!admitted.ok()) return FinishNow(call, kGetDataset, admitted);
   const absl::Status valid = CheckId("id", request->id(), "an uploaded data set");
   if (!valid.ok()) return FinishNow(call, kGetDataset, valid);
   return RunOnQueue(parts_.admin_queue, call, kGetDataset,

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "server/registry/dataset_store.h"
+#include "server/rpc/call_guard.h"
 #include "server/serving/compute_queue.h"
 #include "server/serving/fit_service.h"
 #include "server/serving/model_host.h"
@@ -28,6 +29,7 @@ class PosteriorService final : public laplace::v1::PosteriorService::CallbackSer
     const Operations& operations;
     ComputeQueue& admin_queue;
     ComputeQueue& upload_queue;
+    const CallGuard& guard;
     bool read_only = false;
   };
   explicit PosteriorService(const Parts& parts);

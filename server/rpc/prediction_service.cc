@@ -27,6 +27,9 @@ absl::Status Submit(const PredictionParts& parts, const Caller& caller, const Re
   if (!options.ok()) return options.status();
   const absl::StatusOr<Priority> priority = ToPriority(request.priority(), Priority::kInteractive);
   if (!priority.ok()) return priority.status();
+  // Refusing has to be cheap, or an overloaded server would be busy with it.
+  const absl::Status room = parts.batcher.CheckRoom(*priority, caller.client);
+  if (!room.ok()) return room;
   absl::StatusOr<ArrayView> inputs = ViewTensor(request.inputs(), "inputs");
   if (!inputs.ok()) return inputs.status();
   const auto model = parts.host.Pin(request.model(), request.version());

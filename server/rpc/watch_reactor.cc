@@ -32,6 +32,12 @@ WatchReactor* WatchReactor::Start(Operations& operations, const std::string& id)
   return reactor;
 }
 
+WatchReactor* WatchReactor::Refuse(Operations& operations, const absl::Status& status) {
+  auto* reactor = new WatchReactor(operations);
+  reactor->Finish(ToGrpcStatus(status, kWatch));
+  return reactor;
+}
+
 void WatchReactor::OnChange(const OperationSnapshot& snapshot) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (finished_ || broken_) return;

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/types/optional.h"
 #include "server/serving/operations.h"
 
@@ -21,6 +22,8 @@ class WatchReactor final : public grpc::ServerWriteReactor<laplace::v1::WatchOpe
  public:
   // For the service method to return. `operations` must outlive the stream.
   static WatchReactor* Start(Operations& operations, const std::string& id);
+  // Likewise, for a stream that ends with `status` at once.
+  static WatchReactor* Refuse(Operations& operations, const absl::Status& status);
 
   void OnWriteDone(bool ok) override;
   void OnCancel() override;

@@ -120,7 +120,11 @@ absl::Status Batcher::Queue(PendingPtr pending) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (stopping_) return ShuttingDown();
     const auto profile = profiles_.find(pending->kind);
-    if (profile != profiles_.end()) pending->seconds_per_row = profile->second.SecondsPerRow();
+    if (profile != profiles_.end()) {
+      const int64_t most = pending->batching.divisible ? MostRows(*pending) : pending->rows();
+      pending->batch_seconds = profile->second.Seconds(most);
+      pending->seconds_per_row = pending->batch_seconds / static_cast<double>(most);
+    }
     absl::Status admitted = Admit(*pending);
     if (!admitted.ok()) return admitted;
     queue_.Add(std::move(pending));
@@ -131,43 +135,66 @@ absl::Status Batcher::Queue(PendingPtr pending) {
   return absl::OkStatus();
 }
 
+double Batcher::RunningSeconds(Clock::time_point now) const {
+  return running_ ? std::max(0.0, Seconds(running_until_ - now)) : 0;
+}
+
+absl::Status Batcher::CheckDelay(Priority priority, double wait) const {
+  const double limit = options_.max_queue_delay_seconds;
+  if (limit == 0 || priority == Priority::kBulk || wait <= limit) return absl::OkStatus();
+  metrics_.CountDropped("queue_delay");
+  return WithRetry(absl::ResourceExhaustedError(absl::StrFormat(
+                       "the server is overloaded: the request would wait for about %.3f s, more "
+                       "than its limit of %.3f (max_queue_delay_ms); try again later",
+                       wait, limit)),
+                   wait - limit);
+}
+
 absl::Status Batcher::Admit(const PendingRequest& pending) {
   const Priority priority = pending.request.priority;
   const std::string& client = pending.request.client;
   const double own = pending.seconds_per_row * static_cast<double>(pending.rows());
-  const double ahead = queue_.SecondsAhead(priority, client, own);
+  const double backlog = queue_.SecondsAhead(priority, client, own);
   const Clock::time_point now = Clock::now();
-  const double running = running_ ? std::max(0.0, Seconds(running_until_ - now)) : 0;
+  // Most of what waits is computed in batches before this request's, the rest along with it.
+  const double wait = RunningSeconds(now) + std::max(0.0, backlog - pending.batch_seconds);
   // A queue that is empty says nothing but that estimates may be wrong.
-  const bool queued = ahead > 0;
-  const Clock::time_point deadline = pending.request.context->deadline;
-  if (queued && deadline != Clock::time_point::max()) {
+  if (backlog > 0) {
+    const absl::Status delay = CheckDelay(priority, wait);
+    if (!delay.ok()) return delay;
+    const Clock::time_point deadline = pending.request.context->deadline;
     const double left = Seconds(deadline - now);
-    if (running + ahead + own > left) {
+    if (deadline != Clock::time_point::max() && wait + own > left) {
       metrics_.CountDropped("deadline");
       return absl::DeadlineExceededError(absl::StrFormat(
           "the deadline, %.3f s away, cannot be met: the answer would take about %.3f s, %.3f of "
           "them waiting for %d requests",
-          left, running + ahead + own, running + ahead, queue_.untouched()));
+          left, wait + own, wait, queue_.untouched()));
     }
   }
-  const double limit = options_.max_queue_delay_seconds;
-  if (queued && limit > 0 && priority == Priority::kInteractive && running + ahead > limit) {
-    metrics_.CountDropped("queue_delay");
-    return WithRetry(
-        absl::ResourceExhaustedError(absl::StrFormat(
-            "the server is overloaded: the request would wait for about %.3f s, more than its "
-            "limit of %.3f (max_queue_delay_ms); try again later",
-            running + ahead, limit)),
-        running + ahead - limit);
-  }
+  last_batch_seconds_ = pending.batch_seconds;
   if (queue_.untouched() < options_.max_waiting) return absl::OkStatus();
   if (PendingPtr other = queue_.MakeRoom(priority, client)) {
     refused_.push_back(std::move(other));
     return absl::OkStatus();
   }
   metrics_.CountDropped("queue_full");
-  return WithRetry(TooManyWait(queue_.untouched()), running + ahead);
+  return WithRetry(TooManyWait(queue_.untouched()), wait);
+}
+
+absl::Status Batcher::CheckRoom(Priority priority, const std::string& client) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const double backlog = queue_.SecondsAhead(priority, client, 0);
+  const double wait = RunningSeconds(Clock::now()) + std::max(0.0, backlog - last_batch_seconds_);
+  if (backlog > 0) {
+    const absl::Status delay = CheckDelay(priority, wait);
+    if (!delay.ok()) return delay;
+  }
+  if (queue_.untouched() < options_.max_waiting || queue_.CanMakeRoom(priority, client)) {
+    return absl::OkStatus();
+  }
+  metrics_.CountDropped("queue_full");
+  return WithRetry(TooManyWait(queue_.untouched()), wait);
 }
 
 int64_t Batcher::waiting() const {

@@ -57,6 +57,10 @@ class Batcher {
   absl::Status Submit(BatchRequest request, PredictOptions options, BatchDone<Prediction> done);
   absl::Status Submit(BatchRequest request, ScoreOptions options, BatchDone<Scores> done);
 
+  // Whether a request would be refused because the queue is full or takes too long, as far as that
+  // can be told before its inputs are looked at.
+  absl::Status CheckRoom(Priority priority, const std::string& client) const;
+
   // Requests of which nothing is computed yet.
   int64_t waiting() const;
 
@@ -68,7 +72,9 @@ class Batcher {
   using Clock = std::chrono::steady_clock;
 
   absl::Status Queue(PendingPtr pending);
-  // The next three REQUIRE: mutex_ held.
+  // The next five REQUIRE: mutex_ held.
+  double RunningSeconds(Clock::time_point now) const;
+  absl::Status CheckDelay(Priority priority, double wait) const;
   absl::Status Admit(const PendingRequest& pending);
   std::vector<BatchPart> NextBatch(Clock::time_point now, Clock::time_point* wake) const;
   int64_t MostRows(const PendingRequest& pending) const;
@@ -92,6 +98,7 @@ class Batcher {
   std::unordered_map<std::string, ComputeProfile> profiles_;
   std::shared_ptr<ComputeContext> running_;  // null while nothing is computed
   Clock::time_point running_until_;          // estimated
+  double last_batch_seconds_ = 0;            // of the request that was admitted last
   bool idle_ = false;                        // the compute thread waits for `wake_`
   double interactive_since_bulk_ = 0;        // seconds computed since bulk had its turn
   double last_bulk_seconds_ = 0;

@@ -54,7 +54,9 @@ struct PendingRequest {
   std::string model;  // "name/3"
   std::string kind;   // which computations take equally long
   std::chrono::steady_clock::time_point submitted;
-  double seconds_per_row = 0;  // estimated when it was submitted
+  // Estimated when it was submitted: of a batch as large as its kind allows, and of a row in one.
+  double batch_seconds = 0;
+  double seconds_per_row = 0;
   double compute_seconds = 0;
   int64_t next_row = 0;  // first row that no computation has taken yet
 

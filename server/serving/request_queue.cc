@@ -150,7 +150,7 @@ double RequestQueue::SecondsAhead(Priority priority, const std::string& client,
   return ahead;
 }
 
-PendingPtr RequestQueue::MakeRoom(Priority priority, const std::string& client) {
+PendingPtr RequestQueue::ToGiveWay(Priority priority, const std::string& client) const {
   const auto newest = [](const Client& of) -> PendingPtr {
     return !of.requests.empty() && of.requests.back()->next_row == 0 ? of.requests.back() : nullptr;
   };
@@ -168,6 +168,11 @@ PendingPtr RequestQueue::MakeRoom(Priority priority, const std::string& client) 
     const auto found = all.clients.find(client);
     choose(priority, (found == all.clients.end() ? 0 : found->second.requests.size()) + 1);
   }
+  return chosen;
+}
+
+PendingPtr RequestQueue::MakeRoom(Priority priority, const std::string& client) {
+  PendingPtr chosen = ToGiveWay(priority, client);
   if (chosen != nullptr) Remove(chosen);
   return chosen;
 }

@@ -50,6 +50,9 @@ class RequestQueue {
   // has more waiting than this one, bulk requests first for an interactive one. Null if there is
   // none.
   PendingPtr MakeRoom(Priority priority, const std::string& client);
+  bool CanMakeRoom(Priority priority, const std::string& client) const {
+    return ToGiveWay(priority, client) != nullptr;
+  }
 
   // Takes out requests that nobody waits for any more, or all.
   std::vector<PendingPtr> RemoveDead();
@@ -71,6 +74,7 @@ class RequestQueue {
 
   Class& class_of(Priority p) { return classes_[p == Priority::kBulk ? 1 : 0]; }
   const Class& class_of(Priority p) const { return classes_[p == Priority::kBulk ? 1 : 0]; }
+  PendingPtr ToGiveWay(Priority priority, const std::string& client) const;
   std::vector<PendingPtr> RemoveIf(const std::function<bool(const PendingRequest&)>& condition);
   void Forget(Client& client, const PendingRequest& pending);
   static void ForgetIdleClients(Class& of);

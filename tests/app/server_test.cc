@@ -320,6 +320,23 @@ TEST(ServerTest, DrainFinishesWhatIsInProgress) {
 
 // A client by hand that has begun HTTP/2 and then neither reads nor closes, like a process whose
 // gRPC channel nobody uses: a channel of this process would be served by the server's own threads.
+TEST(ServerTest, DuringTheDrainDelayCallsAreStillTaken) {
+  v1::ServerConfig config;
+  config.set_drain_delay_seconds(4);
+  TestServer server(config);
+  std::thread stopping([&] { server.server->Stop(); });
+  const auto give_up = std::chrono::steady_clock::now() + test_support::kTestPatience;
+  while (HttpGet(server.server->http_address(), "/v2/health/ready").status != 503) {
+    ASSERT_LT(std::chrono::steady_clock::now(), give_up);
+  }
+  EXPECT_EQ(CheckHealth(server.channel, "").status, 2);
+  v1::PredictResponse response;
+  EXPECT_TRUE(Call(*server.predictions, &v1::PredictionService::Stub::Predict, GoodPredictRequest(),
+                   &response)
+                  .ok());
+  stopping.join();
+}
+
 TEST(ServerTest, IdleConnectionDoesNotHoldStopUp) {
   TestServer server;
   const UniqueFd client = test_support::ConnectTo(server.server->address());

@@ -733,23 +733,36 @@ TEST_F(BatcherTest, ScoresGoTheSameWay) {
   EXPECT_EQ(scores->scores[0].values[13], 20);
 }
 
-TEST(ComputeProfileTest, KnowsWhatItMeasuredAndScalesTheRest) {
+TEST(ComputeProfileTest, KnowsWhatItMeasuredAndGuessesTheRest) {
   ComputeProfile profile;
   EXPECT_EQ(profile.Seconds(5), 0);
-  EXPECT_EQ(profile.SecondsPerRow(), 0);
   EXPECT_EQ(profile.RowsWithin(0.001, 64), 64);
-  profile.Add(1, 0.010);
   profile.Add(8, 0.032);
-  EXPECT_DOUBLE_EQ(profile.Seconds(1), 0.010);
   EXPECT_DOUBLE_EQ(profile.Seconds(7), 0.032);
-  EXPECT_DOUBLE_EQ(profile.Seconds(16), 0.064);
-  EXPECT_DOUBLE_EQ(profile.SecondsPerRow(), 0.004);
-  EXPECT_EQ(profile.RowsWithin(0.05, 64), 8);
+  EXPECT_DOUBLE_EQ(profile.Seconds(2), 0.008);
+  // Sizes that have not run are worth a try.
+  EXPECT_DOUBLE_EQ(profile.Seconds(32), 0.05);
+  EXPECT_EQ(profile.RowsWithin(0.041, 64), 16);
   EXPECT_EQ(profile.RowsWithin(0.001, 64), 1);
   profile.Add(256, 1.28);  // four blocks of 64
   EXPECT_DOUBLE_EQ(profile.Seconds(64), 0.32);
-  profile.Add(1, 0.020);
-  EXPECT_DOUBLE_EQ(profile.Seconds(1), 0.012);
+  EXPECT_DOUBLE_EQ(profile.Seconds(128), 0.64);
+  profile.Add(64, 0.42);
+  EXPECT_DOUBLE_EQ(profile.Seconds(64), 0.34);
+}
+
+TEST(ComputeProfileTest, WhatOnceTookLongIsTriedAgain) {
+  ComputeProfile profile;
+  profile.Add(1, 0.010);
+  profile.Add(2, 10);
+  ASSERT_EQ(profile.RowsWithin(0.02, 64), 1);
+  int tries = 0;
+  while (profile.RowsWithin(0.02, 2) == 1 && tries < 100000) {
+    profile.Add(1, 0.010);
+    ++tries;
+  }
+  EXPECT_NEAR(profile.Seconds(1), 0.010, 1e-6);
+  EXPECT_LT(tries, 10000);
 }
 
 }  // namespace
