@@ -88,6 +88,7 @@ void AddScoreVerb(CLI::App& app, Context& context);
 void AddEvaluateVerb(CLI::App& app, Context& context);
 void AddHealthVerb(CLI::App& app, Context& context);
 void AddTokenVerb(CLI::App& app, Context& context);
+void AddBenchVerb(CLI::App& app, Context& context);
 
 // The options of all verbs that say how to reach the server.
 void AddConnectionOptions(CLI::App& app, Context& context);

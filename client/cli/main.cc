@@ -39,6 +39,7 @@ int Run(int argc, char** argv) {
   AddEvaluateVerb(app, context);
   AddHealthVerb(app, context);
   AddTokenVerb(app, context);
+  AddBenchVerb(app, context);
 
   try {
     app.parse(argc, argv);

@@ -54,6 +54,8 @@ TEST_F(Command, HelpIsAsPublished) {
                                                     {"predict", "predict"},
                                                     {"score", "score"},
                                                     {"evaluate", "evaluate"},
+                                                    {"bench", "bench"},
+                                                    {"token", "token"},
                                                     {"health", "health"}};
   for (const auto& [name, verb] : pages) {
     const Outcome outcome = Run(verb + " --help");
