@@ -188,7 +188,8 @@ TEST_F(OodTest, AnUpdateLearnsTheFeaturesOfTheNewData) {
   EXPECT_EQ(updated->features->count, 340);
   EXPECT_EQ(updated->features->bank_size, 340);
   // All 40 are in the bank now.
-  for (const double distance : Score({"knn"}).ood_scores[0].values) EXPECT_LT(distance, 1e-3);
+  const std::vector<double> distances = Score({"knn"}).ood_scores[0].values;
+  for (size_t i = 0; i < distances.size(); ++i) EXPECT_LT(distances[i], 1e-3) << i;
 }
 
 TEST_F(OodTest, AnotherLayersFeaturesDoWithoutTheHead) {
