@@ -4,6 +4,7 @@
 #   make test     installs what is missing, builds, runs every test
 #   make bench    what exact predictives and curvature products cost, beside the usual ways (minutes; wants a quiet machine)
 #   make bench-fit  what debiasing buys: fits of every kind compared on the demo network (minutes; tables in Markdown)
+#   make bench-serving  what a call costs beside bare gRPC, with a model that computes nothing (two minutes)
 #   make build    server (build/release/server/app/laplaced) and client (build/release/client/cli/laplace)
 #   make format   rewrites sources with clang-format; make check-format only looks
 
@@ -19,7 +20,7 @@ BUILD_PACKAGES := g++ make cmake ninja-build ccache mold pkg-config \
 TEST_PACKAGES := libgtest-dev libgmock-dev libbenchmark-dev clang-format python3-numpy python3-grpcio python3-protobuf openssl
 DEMO_PACKAGES := dataset-fashion-mnist python3-sklearn
 
-.PHONY: all build test bench bench-fit demo format check-format clean deps-build deps-demo
+.PHONY: all build test bench bench-fit bench-serving demo format check-format clean deps-build deps-demo
 
 all: build
 
@@ -67,6 +68,9 @@ bench: build
 # Other networks and sizes: bench_fit --help.
 bench-fit: deps-demo build
 	$(BUILD)/tests/bench/bench_fit --network fashion_cnn
+
+bench-serving: build
+	$(BUILD)/tests/bench/bench_serving
 
 demo: deps-demo build
 	client/demo/demo.sh $(BUILD)

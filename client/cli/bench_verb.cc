@@ -1,15 +1,15 @@
 // laplace bench
-#include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "client/cli/bench_report.h"
 #include "client/cli/context.h"
+#include "client/cli/examples.h"
 #include "client/cli/mode_options.h"
 #include "client/cli/table.h"
 #include "client/cpp/load_generator.h"
@@ -18,26 +18,33 @@ namespace laplace::cli {
 namespace {
 
 using client::LoadResult;
-using client::Quantile;
+
+// Of a sweep: what keeps a server busy that computes what waits together, and the rates after it.
+constexpr int kSweepConcurrency = 64;
+constexpr double kSweepRates[] = {0.1, 0.5, 0.9, 1.5, 5};
 
 struct BenchOptions {
   ModelName model;
   bool score = false;
+  std::string input;
   int64_t rows = 1;
   std::vector<std::string> ood_scores;
   ModeOptions mode;
   std::string priority = "interactive";
   std::vector<int> concurrency;
   std::vector<double> rates;
+  bool sweep = false;
+  std::string arrivals = "poisson";
   double seconds = 10;
   double warm_up_seconds = 2;
   double deadline_ms = 60000;
   int connections = 4;
+  int max_in_flight = 10000;
 };
 
 // Standard normal numbers, or bytes for a model that takes raw pixels: what a server does does not
 // depend on them.
-absl::StatusOr<laplaced::Array> RandomRows(const client::Model& model, int64_t rows) {
+absl::StatusOr<client::Array> RandomRows(const client::Model& model, int64_t rows) {
   std::vector<int64_t> shape = {rows};
   shape.insert(shape.end(), model.input_shape.begin(), model.input_shape.end());
   const auto dtype = model.accepts_uint8 ? laplaced::DType::kUint8 : laplaced::DType::kFloat32;
@@ -54,114 +61,115 @@ absl::StatusOr<laplaced::Array> RandomRows(const client::Model& model, int64_t r
   return array;
 }
 
+// The inputs of the calls, which are sent in turn: `options.rows` rows each.
+absl::StatusOr<std::vector<client::Array>> Inputs(const BenchOptions& options,
+                                                  const client::Model& model) {
+  constexpr int64_t kMostCalls = 1000;
+  if (options.input.empty()) {
+    auto rows = RandomRows(model, options.rows);
+    if (!rows.ok()) return rows.status();
+    return std::vector<client::Array>{*std::move(rows)};
+  }
+  ExampleFiles files;
+  files.inputs = options.input;
+  auto examples = ReadExamples(files);
+  if (!examples.ok()) return examples.status();
+  const absl::Status shaped = ShapeForModel(model, options.input, examples->inputs);
+  if (!shaped.ok()) return shaped;
+  const int64_t calls = std::min(examples->inputs.rows() / options.rows, kMostCalls);
+  if (calls == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--input: ", options.input, " has ",
+                                                   examples->inputs.rows(), " rows, fewer than ",
+                                                   options.rows, " of one call (--rows)"));
+  }
+  std::vector<client::Array> inputs;
+  for (int64_t i = 0; i < calls; ++i) {
+    inputs.push_back(SliceRows(examples->inputs, i * options.rows, options.rows));
+  }
+  return inputs;
+}
+
 template <typename Request>
-void Fill(const BenchOptions& options, laplaced::Array inputs, Request& request) {
+std::vector<Request> Requests(const BenchOptions& options,
+                              const std::vector<client::Array>& inputs) {
+  Request request;
   request.model = options.model.name;
   request.version = options.model.version;
-  request.inputs = std::move(inputs);
   request.ood_scores = options.ood_scores;
   request.variance_mode = ToVarianceMode(options.mode.mode);
   request.samples = options.mode.samples;
   request.seed = options.mode.seed;
   request.priority =
       options.priority == "bulk" ? client::Priority::kBulk : client::Priority::kInteractive;
+  std::vector<Request> requests(inputs.size(), request);
+  for (size_t i = 0; i < inputs.size(); ++i) requests[i].inputs = inputs[i];
+  return requests;
 }
 
-absl::StatusOr<LoadResult> RunOne(const Context& context, const client::ClientOptions& connection,
-                                  const BenchOptions& options, const laplaced::Array& inputs,
-                                  const client::LoadOptions& load) {
-  if (options.score) {
-    client::ScoreRequest request;
-    Fill(options, inputs, request);
-    return client::GenerateLoad(context.server, connection, request, load);
+// Everything that a run needs but its load.
+class Runner {
+ public:
+  Runner(const Context& context, client::ClientOptions connection, const BenchOptions& options,
+         const std::vector<client::Array>& inputs)
+      : server_(context.server), connection_(std::move(connection)), score_(options.score) {
+    if (score_) {
+      scores_ = Requests<client::ScoreRequest>(options, inputs);
+    } else {
+      predictions_ = Requests<client::PredictRequest>(options, inputs);
+    }
   }
-  client::PredictRequest request;
-  Fill(options, inputs, request);
-  return client::GenerateLoad(context.server, connection, request, load);
-}
 
-std::string Milliseconds(double seconds) { return absl::StrFormat("%.2f", 1e3 * seconds); }
-
-// Answers by latency, in bins that double.
-std::vector<std::pair<double, int64_t>> Histogram(const std::vector<double>& sorted) {
-  std::vector<std::pair<double, int64_t>> bins;
-  size_t at = 0;
-  for (double upper = 1.0 / 16384; at < sorted.size(); upper *= 2) {
-    const auto end =
-        std::upper_bound(sorted.begin() + static_cast<int64_t>(at), sorted.end(), upper);
-    const auto count = end - sorted.begin() - static_cast<int64_t>(at);
-    if (count > 0 || !bins.empty()) bins.emplace_back(upper, count);
-    at += static_cast<size_t>(count);
+  absl::Status Add(const client::LoadOptions& load, double of_peak, std::vector<BenchRun>& runs) {
+    auto result = score_ ? client::GenerateLoad(server_, connection_, scores_, load)
+                         : client::GenerateLoad(server_, connection_, predictions_, load);
+    if (!result.ok()) return result.status();
+    runs.push_back({load, *std::move(result), of_peak});
+    return absl::OkStatus();
   }
-  return bins;
-}
 
-Json ToJson(const client::LoadOptions& load, const LoadResult& result, int64_t rows) {
-  Json json;
-  if (load.concurrency > 0) json["concurrency"] = load.concurrency;
-  if (load.rate > 0) json["rate"] = load.rate;
-  json["seconds"] = result.seconds;
-  json["offered"] = result.offered;
-  json["not_sent"] = result.not_sent;
-  json["generator_behind_seconds"] = result.behind_seconds;
-  json["codes"] = Json(result.codes);
-  json["answers_per_second"] = static_cast<double>(result.latency.size()) / result.seconds;
-  json["rows_per_second"] =
-      static_cast<double>(rows * static_cast<int64_t>(result.latency.size())) / result.seconds;
-  const std::pair<const char*, const std::vector<double>*> parts[] = {
-      {"latency_seconds", &result.latency},
-      {"queue_seconds", &result.queue},
-      {"compute_seconds", &result.compute},
-      {"overhead_seconds", &result.overhead}};
-  for (const auto& [name, values] : parts) {
-    json[name] = {{"p50", Quantile(*values, 0.5)},
-                  {"p90", Quantile(*values, 0.9)},
-                  {"p99", Quantile(*values, 0.99)},
-                  {"p999", Quantile(*values, 0.999)},
-                  {"max", Quantile(*values, 1)}};
-  }
-  Json bins = Json::array();
-  for (const auto& [upper, count] : Histogram(result.latency)) {
-    bins.push_back({{"up_to_seconds", upper}, {"count", count}});
-  }
-  json["latency_histogram"] = std::move(bins);
-  return json;
-}
+ private:
+  const std::string server_;
+  const client::ClientOptions connection_;
+  const bool score_;
+  std::vector<client::PredictRequest> predictions_;
+  std::vector<client::ScoreRequest> scores_;
+};
 
-void AddRow(const client::LoadOptions& load, const LoadResult& result, Table& table) {
-  std::string others;
-  for (const auto& [code, count] : result.codes) {
-    if (code == "OK") continue;
-    absl::StrAppend(&others, others.empty() ? "" : ", ", code, " ", Count(count));
-  }
-  if (result.not_sent > 0) {
-    absl::StrAppend(&others, others.empty() ? "" : ", ", "not sent ", Count(result.not_sent));
-  }
-  table.AddRow(
-      {load.rate > 0 ? absl::StrCat(load.rate, "/s") : absl::StrCat(load.concurrency, " in flight"),
-       absl::StrFormat("%.1f", static_cast<double>(result.latency.size()) / result.seconds),
-       Milliseconds(Quantile(result.latency, 0.5)), Milliseconds(Quantile(result.latency, 0.99)),
-       Milliseconds(Quantile(result.latency, 1)), Milliseconds(Quantile(result.queue, 0.5)),
-       Milliseconds(Quantile(result.compute, 0.5)), Milliseconds(Quantile(result.overhead, 0.5)),
-       Milliseconds(Quantile(result.overhead, 0.99)), others});
-}
-
-absl::Status Bench(const Context& context, const BenchOptions& options) {
-  auto connection = context.Options();
-  if (!connection.ok()) return connection.status();
-  auto client = client::Client::Connect(context.server, *connection);
-  if (!client.ok()) return client.status();
-  const auto model = GetReadyModel(**client, options.model);
-  if (!model.ok()) return model.status();
-  const auto inputs = RandomRows(*model, options.rows);
-  if (!inputs.ok()) return inputs.status();
-
-  std::vector<client::LoadOptions> loads;
+client::LoadOptions LoadOf(const BenchOptions& options) {
   client::LoadOptions load;
   load.duration = absl::Seconds(options.seconds);
   load.warm_up = absl::Seconds(options.warm_up_seconds);
   load.deadline = absl::Milliseconds(options.deadline_ms);
   load.connections = options.connections;
+  load.max_in_flight = options.max_in_flight;
+  load.constant_gaps = options.arrivals == "constant";
+  return load;
+}
+
+absl::StatusOr<std::vector<BenchRun>> Sweep(Runner& runner, const BenchOptions& options) {
+  std::vector<BenchRun> runs;
+  client::LoadOptions load = LoadOf(options);
+  load.concurrency = options.concurrency.empty() ? kSweepConcurrency : options.concurrency[0];
+  absl::Status status = runner.Add(load, 0, runs);
+  if (!status.ok()) return status;
+  const double peak = runs[0].result.goodput();
+  if (peak == 0) {
+    return absl::UnavailableError(absl::StrCat(
+        "no call was answered in ", Seconds(options.seconds), ": ",
+        runs[0].result.codes.empty() ? "none ended" : runs[0].result.codes.begin()->first));
+  }
+  load.concurrency = 0;
+  for (const double of_peak : kSweepRates) {
+    load.rate = of_peak * peak;
+    status = runner.Add(load, of_peak, runs);
+    if (!status.ok()) return status;
+  }
+  return runs;
+}
+
+absl::StatusOr<std::vector<BenchRun>> Series(Runner& runner, const BenchOptions& options) {
+  std::vector<client::LoadOptions> loads;
+  const client::LoadOptions load = LoadOf(options);
   for (const int concurrency : options.concurrency) {
     loads.push_back(load);
     loads.back().concurrency = concurrency;
@@ -174,34 +182,90 @@ absl::Status Bench(const Context& context, const BenchOptions& options) {
     loads.push_back(load);
     loads.back().concurrency = 1;
   }
-
-  using Align = Table::Align;
-  Table table({{"LOAD", Align::kRight},
-               {"ANSWERS/S", Align::kRight},
-               {"P50 MS", Align::kRight},
-               {"P99 MS", Align::kRight},
-               {"MAX MS", Align::kRight},
-               {"QUEUE", Align::kRight},
-               {"COMPUTE", Align::kRight},
-               {"OVERHEAD", Align::kRight},
-               {"P99", Align::kRight},
-               {"OTHER OUTCOMES"}});
-  Json runs = Json::array();
+  std::vector<BenchRun> runs;
   for (const client::LoadOptions& one : loads) {
-    const auto result = RunOne(context, *connection, options, *inputs, one);
-    if (!result.ok()) return result.status();
-    AddRow(one, *result, table);
-    runs.push_back(ToJson(one, *result, options.rows));
+    const absl::Status status = runner.Add(one, 0, runs);
+    if (!status.ok()) return status;
   }
-  if (context.json) {
-    Print(Json{{"model", VersionedName(model->name, model->version)},
+  return runs;
+}
+
+void PrintRuns(const Context& context, const BenchOptions& options, const client::Model& model,
+               const std::vector<BenchRun>& runs) {
+  const Overload overload = options.sweep ? OverloadOf(runs) : Overload{};
+  if (!context.json) {
+    Print(BenchTable(runs));
+    if (options.sweep) {
+      Print(absl::StrFormat(
+          "At %g times the peak: p99 of the answers %.1f times that of the lowest rate, "
+          "answers %s of the peak.\n",
+          overload.times_peak, overload.p99_ratio, Percent(overload.goodput)));
+    }
+    return;
+  }
+  Json json = {{"model", VersionedName(model.name, model.version)},
                {"method", options.score ? "score" : "predict"},
                {"rows", options.rows},
-               {"runs", std::move(runs)}});
-  } else {
-    Print(table.ToString());
+               {"runs", Json::array()}};
+  for (const BenchRun& run : runs) json["runs"].push_back(BenchJson(run, options.rows));
+  if (options.sweep) {
+    json["overload"] = {{"of_peak", overload.times_peak},
+                        {"p99_ratio", overload.p99_ratio},
+                        {"goodput_ratio", overload.goodput}};
   }
+  Print(json);
+}
+
+absl::Status Bench(const Context& context, const BenchOptions& options) {
+  auto connection = context.Options();
+  if (!connection.ok()) return connection.status();
+  auto client = client::Client::Connect(context.server, *connection);
+  if (!client.ok()) return client.status();
+  const auto model = GetReadyModel(**client, options.model);
+  if (!model.ok()) return model.status();
+  const auto inputs = Inputs(options, *model);
+  if (!inputs.ok()) return inputs.status();
+  Runner runner(context, *std::move(connection), options, *inputs);
+  const auto runs = options.sweep ? Sweep(runner, options) : Series(runner, options);
+  if (!runs.ok()) return runs.status();
+  PrintRuns(context, options, *model, *runs);
   return absl::OkStatus();
+}
+
+void AddLoadOptions(CLI::App& verb, BenchOptions& options) {
+  verb.add_option("--concurrency", options.concurrency,
+                  "Calls in flight at all times, such as 1,8,64 (default 1)")
+      ->type_name("N,...")
+      ->delimiter(',')
+      ->check(Positive());
+  CLI::Option* rate = verb.add_option("--rate", options.rates,
+                                      "Calls per second, such as 50,500; latency counts from the "
+                                      "time at which a call was meant to begin")
+                          ->type_name("R,...")
+                          ->delimiter(',')
+                          ->check(Positive());
+  verb.add_flag("--sweep", options.sweep,
+                "Find the peak with --concurrency calls in flight (default 64), then offer 0.1, "
+                "0.5, 0.9, 1.5 and 5 times as much")
+      ->excludes(rate);
+  AddChoice(verb, "--arrivals", options.arrivals, {"poisson", "constant"},
+            "When calls of --rate begin: by chance or at even distances (default poisson)");
+  verb.add_option("--duration", options.seconds, "Seconds of each run (default 10)")
+      ->type_name("SECONDS")
+      ->check(Positive());
+  verb.add_option("--warm-up", options.warm_up_seconds,
+                  "Seconds of load before each run that do not count (default 2)")
+      ->type_name("SECONDS");
+  verb.add_option("--deadline", options.deadline_ms, "Of each call (default 60000)")
+      ->type_name("MS")
+      ->check(Positive());
+  verb.add_option("--connections", options.connections, "Connections to the server (default 4)")
+      ->type_name("N")
+      ->check(Positive());
+  verb.add_option("--max-in-flight", options.max_in_flight,
+                  "With --rate: calls beyond these are counted, not sent (default 10000)")
+      ->type_name("N")
+      ->check(Positive());
 }
 
 }  // namespace
@@ -214,32 +278,14 @@ void AddBenchVerb(CLI::App& app, Context& context) {
   const auto options = std::make_shared<BenchOptions>();
   AddModelArgument(*verb, options->model);
   verb->add_flag("--score", options->score, "Score instead of predicting");
-  verb->add_option("--rows", options->rows, "Rows of a call, made of chance (default 1)")
+  verb->add_option("--input", options->input,
+                   "Inputs to send in turn: .npy, .npz (array x or inputs) or IDX, plain or "
+                   "gzipped (default: made of chance)")
+      ->type_name("FILE");
+  verb->add_option("--rows", options->rows, "Rows of a call (default 1)")
       ->type_name("N")
       ->check(Positive());
-  verb->add_option("--concurrency", options->concurrency,
-                   "Calls in flight at all times, such as 1,8,64 (default 1)")
-      ->type_name("N,...")
-      ->delimiter(',')
-      ->check(Positive());
-  verb->add_option("--rate", options->rates,
-                   "Calls per second at random times, such as 50,500; latency counts from the time "
-                   "at which a call was meant to begin")
-      ->type_name("R,...")
-      ->delimiter(',')
-      ->check(Positive());
-  verb->add_option("--duration", options->seconds, "Seconds of each run (default 10)")
-      ->type_name("SECONDS")
-      ->check(Positive());
-  verb->add_option("--warm-up", options->warm_up_seconds,
-                   "Seconds of load before each run that do not count (default 2)")
-      ->type_name("SECONDS");
-  verb->add_option("--deadline", options->deadline_ms, "Of each call (default 60000)")
-      ->type_name("MS")
-      ->check(Positive());
-  verb->add_option("--connections", options->connections, "Connections to the server (default 4)")
-      ->type_name("N")
-      ->check(Positive());
+  AddLoadOptions(*verb, *options);
   verb->add_option("--ood-score", options->ood_scores,
                    "Scores to ask for, such as energy,knn (default the posterior's)")
       ->type_name("NAME,...")
@@ -250,7 +296,8 @@ void AddBenchVerb(CLI::App& app, Context& context) {
   SetExample(*verb,
              "Example:\n"
              "  laplace bench fashion_cnn --concurrency 1,8,64\n"
-             "  laplace bench fashion_cnn --rate 40,400,2000 --deadline 250 --output json");
+             "  laplace bench fashion_cnn --rate 40,400,2000 --deadline 250 --output json\n"
+             "  laplace bench fashion_cnn --sweep");
   verb->callback([&context, options] {
     context.command = [&context, options] { return Bench(context, *options); };
   });
