@@ -10,7 +10,9 @@
 #include <laplace/v1/prediction.grpc.pb.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -19,6 +21,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/synchronization/mutex.h"
 #include "client/cli/table.h"
 #include "client/cpp/load_run.h"
 #include "server/app/config.h"
@@ -160,7 +163,7 @@ LoadMethod ModelInfer() {
 
 struct Subject {
   std::string name;
-  const ServedProcess& server;
+  std::reference_wrapper<const ServedProcess> server;
   LoadMethod method;
 };
 
@@ -176,16 +179,16 @@ void Run(const Subject& subject, int concurrency, double seconds, Measured& meas
   options.warm_up = absl::ZeroDuration();
   options.connections = std::min(concurrency, 4);
   options.duration = absl::Seconds(seconds / 10);
-  const auto warm = RunLoad(subject.server.address(), {}, subject.method, options);
+  const auto warm = RunLoad(subject.server.get().address(), {}, subject.method, options);
   options.duration = absl::Seconds(seconds);
-  const double cpu = subject.server.CpuSeconds();
-  const auto run = RunLoad(subject.server.address(), {}, subject.method, options);
+  const double cpu = subject.server.get().CpuSeconds();
+  const auto run = RunLoad(subject.server.get().address(), {}, subject.method, options);
   if (!warm.ok() || !run.ok() || run->latency.count() != run->offered || run->offered == 0) {
     std::fprintf(stderr, "calls of %s failed: %s\n", subject.name.c_str(),
                  run.ok() ? run->codes.begin()->first.c_str() : run.status().ToString().c_str());
     std::exit(1);
   }
-  measured.cpu_seconds += subject.server.CpuSeconds() - cpu;
+  measured.cpu_seconds += subject.server.get().CpuSeconds() - cpu;
   measured.load.seconds += run->seconds;
   measured.load.latency.Merge(run->latency);
   measured.load.overhead.Merge(run->overhead);
@@ -207,7 +210,8 @@ void AddRow(const std::string& name, int concurrency, const Measured& m, double 
        absl::StrFormat("%.0f %%", 100 * calls / echo)});
 }
 
-int Bench(const std::vector<int>& concurrency, double seconds, int rounds) {
+int Bench(const std::vector<int>& concurrency, double seconds, int rounds,
+          const std::string& only) {
   const ServedProcess echo("echo"), protobuf("protobuf"), laplaced("laplaced");
   LoadMethod predict = Native<v1::PredictRequest>("Predict");
   std::vector<Subject> subjects = {{"gRPC echo", echo, predict},
@@ -218,6 +222,13 @@ int Bench(const std::vector<int>& concurrency, double seconds, int rounds) {
   subjects.push_back({"Predict", laplaced, std::move(predict)});
   subjects.push_back({"Score", laplaced, std::move(score)});
   subjects.push_back({"ModelInfer", laplaced, ModelInfer()});
+  if (!only.empty()) {
+    const auto other = [&](const Subject& subject) {
+      return &subject.server.get() == &laplaced && subject.name != only;
+    };
+    subjects.erase(std::remove_if(subjects.begin() + 1, subjects.end(), other), subjects.end());
+    subjects.erase(subjects.begin() + 1);
+  }
 
   using Align = Table::Align;
   Table table({{"call"},
@@ -249,15 +260,19 @@ int Main(int argc, char** argv) {
   std::vector<int> concurrency = {1, 8, 64};
   double seconds = 2;
   int rounds = 3;
-  std::string serve;
+  std::string only, serve;
   app.add_option("--concurrency", concurrency, "Calls in flight (default 1,8,64)")
       ->delimiter(',')
       ->check(CLI::PositiveNumber);
   app.add_option("--seconds", seconds, "Of each round (default 2)")->check(CLI::PositiveNumber);
   app.add_option("--rounds", rounds, "Of all calls (default 3)")->check(CLI::PositiveNumber);
+  app.add_option("--only", only, "Of laplaced's calls, and the echo: Predict, Score or ModelInfer")
+      ->check(CLI::IsMember({"Predict", "Score", "ModelInfer"}));
   app.add_option("--serve", serve, "Be one of the servers: echo, protobuf, laplaced")->group("");
   CLI11_PARSE(app, argc, argv);
-  return serve.empty() ? Bench(concurrency, seconds, rounds) : Serve(serve);
+  // As laplaced does, and for the others alike.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  return serve.empty() ? Bench(concurrency, seconds, rounds, only) : Serve(serve);
 }
 
 }  // namespace
