@@ -140,6 +140,21 @@ class RowModel : public ServedModel {
   Hook hook_;
 };
 
+// Remembers where the inputs of every computation were.
+class WhereModel final : public RowModel {
+ public:
+  absl::StatusOr<Prediction> Predict(const ArrayView& inputs, const PredictOptions& options,
+                                     const ComputeContext& context) const override {
+    where_.push_back(static_cast<const float*>(inputs.data));
+    return RowModel::Predict(inputs, options, context);
+  }
+  // REQUIRES: nothing is computed.
+  const std::vector<const float*>& where() const { return where_; }
+
+ private:
+  mutable std::vector<const float*> where_;
+};
+
 // One request and what became of it.
 class Asked {
  public:
@@ -214,6 +229,22 @@ TEST_F(BatcherTest, ARequestAloneGoesAsItIs) {
   EXPECT_THAT(answer->mean, ElementsAre(1, 2));
   EXPECT_THAT(answer->functional_variance, ElementsAre(1, 3, 2, 3));
   EXPECT_THAT(model_->computed(), ElementsAre(ElementsAre(1, 2)));
+}
+
+// Inputs of a request that is computed without others are used where they are.
+TEST_F(BatcherTest, InputsAreNotCopied) {
+  BatcherOptions options;
+  options.max_batch_rows = 4;
+  Batcher batcher(options, serving_metrics_, nullptr);
+  const auto model = std::make_shared<WhereModel>();
+  Asked small({1}), large({1, 2, 3, 4, 5, 6, 7, 8, 9, 10});
+  for (Asked* asked : {&small, &large}) {
+    ASSERT_THAT(batcher.Submit(asked->Request(model), PredictOptions{}, asked->Done()), IsOk());
+    asked->Finish();
+  }
+  const auto* first = static_cast<const float*>(small.Request(model).inputs.data);
+  const auto* begin = static_cast<const float*>(large.Request(model).inputs.data);
+  EXPECT_THAT(model->where(), ElementsAre(first, begin, begin + 4, begin + 8));
 }
 
 TEST_F(BatcherTest, WhatWaitsIsComputedTogetherAndEachGetsItsOwn) {
