@@ -1,5 +1,7 @@
 #include "client/cli/bench_report.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/table.h"
@@ -101,13 +103,23 @@ Json BenchJson(const BenchRun& run, int64_t rows) {
   return json;
 }
 
+double PeakOf(const std::vector<BenchRun>& runs) {
+  double peak = 0;
+  for (const BenchRun& run : runs) {
+    if (run.load.concurrency > 0) peak = std::max(peak, run.result.goodput());
+  }
+  return peak;
+}
+
 Overload OverloadOf(const std::vector<BenchRun>& sweep) {
-  const LoadResult& peak = sweep[0].result;
-  const LoadResult& unloaded = sweep[1].result;
+  const double peak = PeakOf(sweep);
+  const auto lowest =
+      std::find_if(sweep.begin(), sweep.end(), [](const BenchRun& run) { return run.of_peak > 0; });
+  if (lowest == sweep.end() || peak == 0) return {};
+  const double unloaded = lowest->result.latency.Quantile(0.99);
   const LoadResult& most = sweep.back().result;
-  const double p99 = unloaded.latency.Quantile(0.99);
-  return {sweep.back().of_peak, p99 > 0 ? most.latency.Quantile(0.99) / p99 : 0,
-          peak.goodput() > 0 ? most.goodput() / peak.goodput() : 0};
+  return {sweep.back().of_peak, unloaded > 0 ? most.latency.Quantile(0.99) / unloaded : 0,
+          most.goodput() / peak};
 }
 
 }  // namespace laplace::cli

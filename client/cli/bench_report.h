@@ -29,7 +29,10 @@ struct Overload {
   double goodput = 0;     // over the peak
 };
 
-// The first run of a sweep is the peak, the second the lowest rate and the last the highest.
+// Most answers per second that a closed loop among `runs` had.
+double PeakOf(const std::vector<BenchRun>& runs);
+
+// Of a sweep, whose open loops go from the lowest to the highest rate.
 Overload OverloadOf(const std::vector<BenchRun>& sweep);
 
 }  // namespace laplace::cli

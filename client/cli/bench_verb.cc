@@ -1,4 +1,6 @@
 // laplace bench
+#include <algorithm>
+#include <iterator>
 #include <memory>
 #include <random>
 #include <string>
@@ -19,8 +21,10 @@ namespace {
 
 using client::LoadResult;
 
-// Of a sweep: what keeps a server busy that computes what waits together, and the rates after it.
-constexpr int kSweepConcurrency = 64;
+// A sweep looks for the peak with so many calls in flight, because few do not keep a server busy
+// that computes what waits together, and many may be refused, which costs it time. Then it offers
+// shares of the peak.
+constexpr int kSweepConcurrency[] = {8, 16, 32, 64};
 constexpr double kSweepRates[] = {0.1, 0.5, 0.9, 1.5, 5};
 
 struct BenchOptions {
@@ -146,45 +150,41 @@ client::LoadOptions LoadOf(const BenchOptions& options) {
   return load;
 }
 
-absl::StatusOr<std::vector<BenchRun>> Sweep(Runner& runner, const BenchOptions& options) {
+absl::StatusOr<std::vector<BenchRun>> Series(Runner& runner, const client::LoadOptions& load,
+                                             const std::vector<int>& concurrency,
+                                             const std::vector<double>& rates) {
   std::vector<BenchRun> runs;
-  client::LoadOptions load = LoadOf(options);
-  load.concurrency = options.concurrency.empty() ? kSweepConcurrency : options.concurrency[0];
-  absl::Status status = runner.Add(load, 0, runs);
-  if (!status.ok()) return status;
-  const double peak = runs[0].result.goodput();
-  if (peak == 0) {
-    return absl::UnavailableError(absl::StrCat(
-        "no call was answered in ", Seconds(options.seconds), ": ",
-        runs[0].result.codes.empty() ? "none ended" : runs[0].result.codes.begin()->first));
+  client::LoadOptions one = load;
+  for (const int calls : concurrency) {
+    one.concurrency = calls;
+    const absl::Status status = runner.Add(one, 0, runs);
+    if (!status.ok()) return status;
   }
-  load.concurrency = 0;
-  for (const double of_peak : kSweepRates) {
-    load.rate = of_peak * peak;
-    status = runner.Add(load, of_peak, runs);
+  one.concurrency = 0;
+  for (const double rate : rates) {
+    one.rate = rate;
+    const absl::Status status = runner.Add(one, 0, runs);
     if (!status.ok()) return status;
   }
   return runs;
 }
 
-absl::StatusOr<std::vector<BenchRun>> Series(Runner& runner, const BenchOptions& options) {
-  std::vector<client::LoadOptions> loads;
-  const client::LoadOptions load = LoadOf(options);
-  for (const int concurrency : options.concurrency) {
-    loads.push_back(load);
-    loads.back().concurrency = concurrency;
+absl::StatusOr<std::vector<BenchRun>> Sweep(Runner& runner, client::LoadOptions load,
+                                            std::vector<int> concurrency) {
+  if (concurrency.empty()) {
+    concurrency.assign(std::begin(kSweepConcurrency), std::end(kSweepConcurrency));
   }
-  for (const double rate : options.rates) {
-    loads.push_back(load);
-    loads.back().rate = rate;
+  auto runs = Series(runner, load, concurrency, {});
+  if (!runs.ok()) return runs.status();
+  const double peak = PeakOf(*runs);
+  if (peak == 0) {
+    return absl::UnavailableError(
+        "no call was answered in time, so there is no peak to offer "
+        "shares of; look at it with --concurrency 1");
   }
-  if (loads.empty()) {
-    loads.push_back(load);
-    loads.back().concurrency = 1;
-  }
-  std::vector<BenchRun> runs;
-  for (const client::LoadOptions& one : loads) {
-    const absl::Status status = runner.Add(one, 0, runs);
+  for (const double of_peak : kSweepRates) {
+    load.rate = of_peak * peak;
+    const absl::Status status = runner.Add(load, of_peak, *runs);
     if (!status.ok()) return status;
   }
   return runs;
@@ -226,7 +226,11 @@ absl::Status Bench(const Context& context, const BenchOptions& options) {
   const auto inputs = Inputs(options, *model);
   if (!inputs.ok()) return inputs.status();
   Runner runner(context, *std::move(connection), options, *inputs);
-  const auto runs = options.sweep ? Sweep(runner, options) : Series(runner, options);
+  const bool nothing = options.concurrency.empty() && options.rates.empty();
+  const auto runs =
+      options.sweep ? Sweep(runner, LoadOf(options), options.concurrency)
+                    : Series(runner, LoadOf(options),
+                             nothing ? std::vector<int>{1} : options.concurrency, options.rates);
   if (!runs.ok()) return runs.status();
   PrintRuns(context, options, *model, *runs);
   return absl::OkStatus();
@@ -245,8 +249,8 @@ void AddLoadOptions(CLI::App& verb, BenchOptions& options) {
                           ->delimiter(',')
                           ->check(Positive());
   verb.add_flag("--sweep", options.sweep,
-                "Find the peak with --concurrency calls in flight (default 64), then offer 0.1, "
-                "0.5, 0.9, 1.5 and 5 times as much")
+                "Find the peak with --concurrency calls in flight (default 8,16,32,64), then offer "
+                "0.1, 0.5, 0.9, 1.5 and 5 times as much")
       ->excludes(rate);
   AddChoice(verb, "--arrivals", options.arrivals, {"poisson", "constant"},
             "When calls of --rate begin: by chance or at even distances (default poisson)");

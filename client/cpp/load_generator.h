@@ -1,7 +1,8 @@
 // Many calls of one kind, to measure a server.
 //
-// Closed loop: a number of calls is always in flight, and each that ends is followed by another;
-// the rate is the server's. Open loop: calls begin at a given rate, by chance (a Poisson process)
+// Closed loop: a number of calls is always in flight, and each that ends is followed by another,
+// one that failed after the time that the server has named (10 ms if it has not); the rate is the
+// server's. Open loop: calls begin at a given rate, by chance (a Poisson process)
 // or at even distances, whether the server keeps up or not, and a latency counts from the time at
 // which the call was meant to begin, so that a server that stalls cannot hide it. Nothing is tried
 // again. The generator takes processor time of its own: on the server's machine that is the

@@ -10,10 +10,13 @@
 #include <memory>
 #include <mutex>
 #include <random>
+#include <set>
 #include <thread>
 #include <utility>
 
 #include "client/cpp/channel.h"
+#include "client/cpp/errors.h"
+#include "client/cpp/grpc_status.h"
 
 namespace laplace::client {
 namespace {
@@ -41,6 +44,12 @@ absl::Status CheckLoad(const LoadOptions& options) {
         "expected duration and deadline above 0, and warm_up not below 0");
   }
   return absl::OkStatus();
+}
+
+// What a client waits for that does as it is told.
+Clock::duration PauseAfter(const grpc::Status& status) {
+  constexpr absl::Duration kUsual = absl::Milliseconds(10);
+  return ToClock(RetryDelay(FromGrpcStatus(status, "", absl::ZeroDuration())).value_or(kUsual));
 }
 
 // Sleeps of this thread end when they are meant to, not up to 50 us later, while this lives.
@@ -74,7 +83,21 @@ class Run {
       StartInTime();
     }
     std::unique_lock<std::mutex> lock(mutex_);
-    idle_.wait(lock, [this] { return in_flight_ == 0; });
+    for (;;) {
+      const Clock::time_point now = Clock::now();
+      if (now >= end_) paused_.clear();
+      if (paused_.empty()) {
+        if (in_flight_ == 0) break;
+        changed_.wait(lock);
+      } else if (*paused_.begin() > now) {
+        changed_.wait_until(lock, *paused_.begin());
+      } else {
+        paused_.erase(paused_.begin());
+        lock.unlock();
+        Start(now);
+        lock.lock();
+      }
+    }
     result_.seconds = Seconds(end_ - start_);
     return std::move(result_);
   }
@@ -133,8 +156,9 @@ class Run {
 
   void End(Call* call, const grpc::Status& status) {
     const Clock::time_point now = Clock::now();
+    const bool closed = options_.concurrency > 0 && now < end_;
     // Before this call counts as ended, so that the run goes on.
-    if (options_.concurrency > 0 && now < end_) Start(now);
+    if (closed && status.ok()) Start(now);
     const bool counts = call->meant >= start_;
     const double latency = Seconds(now - call->meant);
     ServerSeconds server;
@@ -146,8 +170,9 @@ class Run {
     delete call;
     std::lock_guard<std::mutex> lock(mutex_);
     if (counts) Count(latency, status, server);
+    if (closed && !status.ok()) paused_.insert(now + PauseAfter(status));
     // Under the lock, because the run may be gone as soon as it is released.
-    if (--in_flight_ == 0) idle_.notify_all();
+    if (--in_flight_ == 0 || (closed && !status.ok())) changed_.notify_all();
   }
 
   // REQUIRES: mutex_ held.
@@ -171,9 +196,10 @@ class Run {
   std::atomic<size_t> next_{0};
 
   std::mutex mutex_;
-  std::condition_variable idle_;
+  std::condition_variable changed_;  // nothing is in flight, or `paused_`
   LoadResult result_;
   int64_t in_flight_ = 0;
+  std::multiset<Clock::time_point> paused_;  // closed loop: when calls after failed ones begin
 };
 
 }  // namespace

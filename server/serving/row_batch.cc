@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -29,13 +30,15 @@ ArrayView InPlace(const BatchPart& part) {
 }
 
 // The rows of all parts one after the other, in `buffer`, which is aligned for every type.
-ArrayView Gather(const std::vector<BatchPart>& parts, std::vector<double>& buffer) {
+ArrayView Gather(const std::vector<BatchPart>& parts, std::unique_ptr<double[]>& buffer) {
   ArrayView view = parts[0].pending->request.inputs;
   const size_t row = RowBytes(view);
   view.shape[0] = 0;
   for (const BatchPart& part : parts) view.shape[0] += part.count;
-  buffer.resize((static_cast<size_t>(view.shape[0]) * row + sizeof(double) - 1) / sizeof(double));
-  char* to = reinterpret_cast<char*>(buffer.data());
+  // Not make_unique, which would write zeros first.
+  buffer.reset(
+      new double[(static_cast<size_t>(view.shape[0]) * row + sizeof(double) - 1) / sizeof(double)]);
+  char* to = reinterpret_cast<char*>(buffer.get());
   view.data = to;
   for (const BatchPart& part : parts) {
     const size_t bytes = static_cast<size_t>(part.count) * row;
@@ -98,7 +101,7 @@ std::vector<absl::Status> ComputeTogether(const std::vector<BatchPart>& parts,
     return statuses;
   }
   const PendingRequest& first = *parts[0].pending;
-  std::vector<double> buffer;
+  std::unique_ptr<double[]> buffer;
   const auto answer = Guarded(first, Gather(parts, buffer), absl::get<Work>(first.work), context);
   int64_t row = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
