@@ -8,6 +8,8 @@
 #include <inference/grpc_predict_v2.pb.h>
 
 #include <chrono>
+#include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -31,11 +33,16 @@ inline constexpr char kIsOutlierOutput[] = "is_outlier";
 inline constexpr char kMapMeanOutput[] = "map_mean";
 inline constexpr char kFunctionalMeanOutput[] = "functional_mean";
 inline constexpr char kFunctionalCovarianceOutput[] = "functional_covariance";
+// Likewise, but the first is among "all of them" in the mode TOP_CLASSES.
+inline constexpr char kVarianceClassesOutput[] = "variance_outputs";
+inline constexpr char kLeftOutProbabilityOutput[] = "left_out_probability";
+inline constexpr char kLeftOutBoundOutput[] = "left_out_bound";
 
 struct InferenceRequest {
   std::string model;
   int64_t version = 0;
-  ArrayView inputs;                  // aliases the message
+  ArrayView inputs;                  // aliases the message, or `bytes`
+  std::unique_ptr<uint8_t[]> bytes;  // UINT8 elements that came in uint_contents
   std::vector<std::string> outputs;  // as asked for; empty: all
   // ScoreOptions if nothing but the score is asked for.
   absl::variant<PredictOptions, ScoreOptions> options;
@@ -44,7 +51,11 @@ struct InferenceRequest {
   bool raw = false;  // answer with raw contents, as the request came
 };
 
+// Without inputs, which may be large: whether there is room for the request should be asked first.
 absl::StatusOr<InferenceRequest> ReadInferenceRequest(const inference::ModelInferRequest& request);
+
+// Sets `inputs`, `bytes` and `raw`. Nothing is allocated before sizes are known to be right.
+absl::Status ReadInferenceInputs(const inference::ModelInferRequest& request, InferenceRequest& to);
 
 // "" is 0, the highest version.
 absl::StatusOr<int64_t> ReadVersion(const std::string& field, const std::string& text);

@@ -66,6 +66,14 @@ class Outputs {
       contents->mutable_fp64_contents()->Assign(values.begin(), values.end());
     }
   }
+  void Add(const char* name, const std::vector<int64_t>& values,
+           const std::vector<int64_t>& shape) {
+    auto* contents =
+        AddTensor(name, "INT64", shape, values.data(), values.size() * sizeof(int64_t));
+    if (contents != nullptr) {
+      contents->mutable_int64_contents()->Assign(values.begin(), values.end());
+    }
+  }
   void Add(const char* name, const std::vector<char>& flags, const std::vector<int64_t>& shape) {
     auto* contents = AddTensor(name, "BOOL", shape, flags.data(), flags.size());
     if (contents == nullptr) return;
@@ -100,6 +108,42 @@ void FillCommon(const ModelInfo& model, const std::string& posterior_id,
   parameters["variance_mode"].set_string_param(ModeWord(variance.mode));
   parameters["queue_seconds"].set_double_param(timing.queue_seconds);
   parameters["compute_seconds"].set_double_param(timing.compute_seconds);
+}
+
+void FillOptions(const Prediction& answer, ModelInferResponse* response) {
+  auto& parameters = *response->mutable_parameters();
+  parameters["prior_precision"].set_double_param(answer.prior_precision);
+  parameters["temperature"].set_double_param(answer.temperature);
+  if (answer.variance.top_classes > 0) {
+    parameters["top_classes"].set_int64_param(answer.variance.top_classes);
+  }
+  if (answer.variance.samples > 0) {
+    parameters["samples"].set_int64_param(answer.variance.samples);
+    parameters["variance_relative_error"].set_double_param(answer.variance.relative_error);
+  }
+}
+
+// Which outputs `variance` is of, and what is left out: none of them, if nothing was.
+void AddVarianceOutputs(const Prediction& answer, Outputs& outputs) {
+  const int64_t b = answer.batch;
+  const auto size = static_cast<size_t>(b);
+  const bool some = !answer.variance_outputs.empty();
+  if (some && outputs.Wanted(kVarianceClassesOutput)) {
+    outputs.Add(kVarianceClassesOutput, answer.variance_outputs,
+                {b, static_cast<int64_t>(answer.variance_outputs.size()) / b});
+  } else if (outputs.Named(kVarianceClassesOutput)) {
+    const auto c = static_cast<size_t>(answer.outputs);
+    std::vector<int64_t> every(size * c);
+    for (size_t i = 0; i < every.size(); ++i) every[i] = static_cast<int64_t>(i % c);
+    outputs.Add(kVarianceClassesOutput, every, {b, answer.outputs});
+  }
+  const std::vector<float> none(some ? 0 : size);
+  if (outputs.Named(kLeftOutProbabilityOutput)) {
+    outputs.Add(kLeftOutProbabilityOutput, some ? answer.left_out_probability : none, {b});
+  }
+  if (outputs.Named(kLeftOutBoundOutput)) {
+    outputs.Add(kLeftOutBoundOutput, some ? answer.left_out_bound : none, {b});
+  }
 }
 
 absl::Status AddScore(const std::vector<ScoreValues>& scores, Outputs& outputs,
@@ -149,6 +193,7 @@ absl::Status FillInference(const InferenceRequest& request, const ModelInfo& mod
                            const Prediction& answer, const BatchTiming& timing,
                            ModelInferResponse* response) {
   FillCommon(model, answer.posterior_id, answer.variance, timing, response);
+  FillOptions(answer, response);
   Outputs outputs(request, response);
   const int64_t b = answer.batch, c = answer.outputs;
   const int64_t r = static_cast<int64_t>(answer.functional_variance.size()) / b;
@@ -172,6 +217,7 @@ absl::Status FillInference(const InferenceRequest& request, const ModelInfo& mod
   if (outputs.Named(kFunctionalCovarianceOutput)) {
     outputs.Add(kFunctionalCovarianceOutput, answer.functional_covariance, {b, r, r});
   }
+  AddVarianceOutputs(answer, outputs);
   return absl::OkStatus();
 }
 

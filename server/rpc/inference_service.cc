@@ -28,6 +28,7 @@ absl::Status InOurFields(const absl::Status& status) {
   if (field.empty()) return status;
   if (field == "ood_scores") return RenameField(status, "parameters.ood_score");
   if (field == "return_covariance") return RenameField(status, "outputs");
+  if (field == "inputs.dtype") return RenameField(status, "inputs[0].datatype");
   if (absl::StartsWith(field, "inputs")) {
     return RenameField(status, absl::StrCat("inputs[0]", field.substr(sizeof("inputs") - 1)));
   }
@@ -48,9 +49,11 @@ absl::Status Submit(const PredictionParts& parts, const Caller& caller,
                     grpc::ServerUnaryReactor* reactor, inference::ModelInferResponse* response) {
   absl::StatusOr<InferenceRequest> read = ReadInferenceRequest(message);
   if (!read.ok()) return read.status();
-  const auto request = std::make_shared<const InferenceRequest>(*std::move(read));
-  const absl::Status room = parts.batcher.CheckRoom(request->priority, caller.client);
+  const absl::Status room = parts.batcher.CheckRoom(read->priority, caller.client);
   if (!room.ok()) return room;
+  const absl::Status inputs = ReadInferenceInputs(message, *read);
+  if (!inputs.ok()) return inputs;
+  const auto request = std::make_shared<const InferenceRequest>(*std::move(read));
   const auto model = parts.host.Pin(request->model, request->version);
   if (!model.ok()) return model.status();
   if (request->timeout) {
@@ -116,6 +119,8 @@ grpc::ServerUnaryReactor* InferenceService::ServerMetadata(
   if (!caller.ok()) return FinishNow(call, kServerMetadata, caller.status());
   response->set_name("laplaced");
   response->set_version(version_);
+  // Triton's name for the parameters priority and timeout.
+  response->add_extensions("schedule_policy");
   return FinishNow(call, kServerMetadata, absl::OkStatus());
 }
 

@@ -599,8 +599,9 @@ TEST(ServerTest, ReflectionListsTheServices) {
   for (const grpc::Slice& part : slices) {
     answer.append(reinterpret_cast<const char*>(part.begin()), part.size());
   }
-  for (const char* service : {"laplace.v1.PredictionService", "laplace.v1.PosteriorService",
-                              "laplace.v1.ModelService", "laplace.v1.OperationService"}) {
+  for (const char* service :
+       {"laplace.v1.PredictionService", "laplace.v1.PosteriorService", "laplace.v1.ModelService",
+        "laplace.v1.OperationService", "inference.GRPCInferenceService"}) {
     EXPECT_THAT(answer, HasSubstr(service));
   }
   stream->WritesDone(nullptr);

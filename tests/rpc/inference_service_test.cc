@@ -1,10 +1,13 @@
 #include "server/rpc/inference_service.h"
 
+#include <google/protobuf/stubs/logging.h>
+
 #include <cmath>
 #include <cstring>
 #include <functional>
 #include <limits>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -24,6 +27,7 @@ using test_support::BadFieldOf;
 using test_support::Call;
 using test_support::TestServer;
 using ::testing::AllOf;
+using ::testing::AnyOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -115,6 +119,7 @@ TEST_F(InferenceServiceTest, MetadataDescribesServerAndModel) {
   ASSERT_TRUE(Call(*stub_, &Stub::ServerMetadata, {}, &about).ok());
   EXPECT_EQ(about.name(), "laplaced");
   EXPECT_FALSE(about.version().empty());
+  EXPECT_THAT(about.extensions(), ElementsAre("schedule_policy"));
 
   server_.host->Add("net", 3, "p-7");
   inference::ModelMetadataRequest request;
@@ -182,6 +187,37 @@ TEST_F(InferenceServiceTest, OnlyWhatIsAskedForComesBack) {
   EXPECT_THAT(response_.outputs(3).shape(), ElementsAre(2, 3, 3));
 }
 
+TEST_F(InferenceServiceTest, VariancesOfTopClassesSayOfWhich) {
+  ModelInferRequest request = GoodRequest();
+  auto& parameters = *request.mutable_parameters();
+  parameters["variance_mode"].set_string_param("top_classes");
+  parameters["top_classes"].set_int64_param(2);
+  ASSERT_TRUE(Infer(request).ok());
+  EXPECT_THAT(Names(), ElementsAre("mean", "variance", "epistemic", "aleatoric", "instance_score",
+                                   "is_outlier", "variance_outputs"));
+  EXPECT_THAT(response_.outputs(1).shape(), ElementsAre(2, 2));
+  EXPECT_EQ(response_.outputs(6).datatype(), "INT64");
+  EXPECT_THAT(response_.outputs(6).shape(), ElementsAre(2, 2));
+  EXPECT_THAT(response_.outputs(6).contents().int64_contents(), ElementsAre(2, 2, 2, 2));
+  EXPECT_EQ(response_.parameters().at("top_classes").int64_param(), 2);
+
+  for (const char* name : {"variance_outputs", "left_out_probability", "left_out_bound"}) {
+    request.add_outputs()->set_name(name);
+  }
+  ASSERT_TRUE(Infer(request).ok());
+  EXPECT_THAT(Names(), ElementsAre("variance_outputs", "left_out_probability", "left_out_bound"));
+  EXPECT_THAT(response_.outputs(1).contents().fp32_contents(), ElementsAre(0.125, 0.125));
+  EXPECT_THAT(response_.outputs(2).contents().fp32_contents(), ElementsAre(0.25, 0.25));
+
+  // In another mode no output is left out.
+  parameters.clear();
+  ASSERT_TRUE(Infer(request).ok());
+  EXPECT_THAT(response_.outputs(0).shape(), ElementsAre(2, 3));
+  EXPECT_THAT(response_.outputs(0).contents().int64_contents(), ElementsAre(0, 1, 2, 0, 1, 2));
+  EXPECT_THAT(response_.outputs(1).contents().fp32_contents(), ElementsAre(0, 0));
+  EXPECT_THAT(response_.outputs(2).contents().fp32_contents(), ElementsAre(0, 0));
+}
+
 TEST_F(InferenceServiceTest, ParametersAreTheOptions) {
   ModelInferRequest request = GoodRequest();
   auto& parameters = *request.mutable_parameters();
@@ -199,6 +235,9 @@ TEST_F(InferenceServiceTest, ParametersAreTheOptions) {
   ASSERT_TRUE(Infer(request).ok());
   EXPECT_EQ(response_.parameters().at("variance_mode").string_param(), "sampled");
   EXPECT_EQ(response_.parameters().at("ood_score").string_param(), "variance");
+  EXPECT_EQ(response_.parameters().at("samples").int64_param(), 7);
+  EXPECT_EQ(response_.parameters().at("prior_precision").double_param(), 2.5);
+  EXPECT_EQ(response_.parameters().at("temperature").double_param(), 0.5);
   // Made for the link MC.
   EXPECT_THAT(response_.outputs(1).contents().fp32_contents(), ElementsAre(2, 2, 2, 2, 2, 2));
   // A score without a threshold has no verdict.
@@ -243,6 +282,49 @@ TEST_F(InferenceServiceTest, ATimeoutIsADeadline) {
   EXPECT_EQ(status.error_code(), StatusCode::DEADLINE_EXCEEDED) << status.error_message();
 }
 
+TEST_F(InferenceServiceTest, CancellationReachesTheComputation) {
+  test_support::Event entered, seen;
+  server_.host->SetComputeHook([&](const ComputeContext& context) -> absl::Status {
+    entered.Set();
+    while (context.Check().ok()) std::this_thread::yield();
+    seen.Set();
+    return context.Check();
+  });
+  grpc::ClientContext context;
+  grpc::Status status;
+  std::thread call([&] { status = stub_->ModelInfer(&context, GoodRequest(), &response_); });
+  EXPECT_TRUE(entered.Wait());
+  context.TryCancel();
+  call.join();
+  EXPECT_EQ(status.error_code(), StatusCode::CANCELLED);
+  EXPECT_TRUE(seen.Wait());
+}
+
+// Before inputs are looked at, which costs time.
+TEST(InferenceOverloadTest, FullQueuesRefuseWithATimeToComeBack) {
+  laplace::v1::ServerConfig changes;
+  changes.set_max_queue(1);
+  TestServer server(changes);
+  test_support::ComputeGate gate(server);
+  const auto stub = inference::GRPCInferenceService::NewStub(server.channel);
+  const auto infer = [&stub](const ModelInferRequest& request) {
+    ModelInferResponse response;
+    return Call(*stub, &Stub::ModelInfer, request, &response);
+  };
+  std::thread computing([&] { EXPECT_TRUE(infer(GoodRequest()).ok()); });
+  ASSERT_TRUE(gate.WaitUntilEntered());
+  std::thread waiting([&] { EXPECT_TRUE(infer(GoodRequest()).ok()); });
+  EXPECT_TRUE(test_support::WaitForQueue(server, 1));
+  ModelInferRequest request = GoodRequest();
+  request.clear_inputs();
+  const grpc::Status status = infer(request);
+  gate.Open();
+  computing.join();
+  waiting.join();
+  EXPECT_EQ(status.error_code(), StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
+  EXPECT_TRUE(test_support::DetailOf<google::rpc::RetryInfo>(status).has_retry_delay());
+}
+
 using Request = ModelInferRequest;
 
 TEST_F(InferenceServiceTest, BadInputsNameTheirField) {
@@ -274,7 +356,15 @@ TEST_F(InferenceServiceTest, BadInputsNameTheirField) {
   ExpectRefused([](Request& r) { r.mutable_inputs(0)->clear_contents(); },
                 "inputs[0].contents.fp32_contents", "got 0");
   ExpectRefused([](Request& r) { r.mutable_inputs(0)->set_datatype("UINT8"); },
-                "inputs[0].contents", "raw_input_contents");
+                "inputs[0].contents", "expected elements in uint_contents and nowhere else");
+  ExpectRefused(
+      [](Request& r) {
+        auto& input = *r.mutable_inputs(0);
+        input.set_datatype("FP64");
+        input.clear_contents();
+        for (const double v : {1.0, 2.0, 3.0, 4.0}) input.mutable_contents()->add_fp64_contents(v);
+      },
+      "inputs[0].datatype", "expected float32, got float64");
   ExpectRefused(
       [](Request& r) {
         r.mutable_inputs(0)->mutable_contents()->set_fp32_contents(
@@ -344,13 +434,80 @@ TEST_F(InferenceServiceTest, BadNamesAndParametersNameTheirField) {
                 "parameters.priority", "got 'urgent'");
 }
 
+TEST_F(InferenceServiceTest, ParametersOfTensorsThatWouldMoveThemAreErrors) {
+  ExpectRefused(
+      [](Request& r) {
+        (*r.mutable_inputs(0)->mutable_parameters())["shared_memory_region"].set_string_param("a");
+      },
+      "inputs[0].parameters.shared_memory_region", "got 'a'");
+  ExpectRefused(
+      [](Request& r) {
+        r.add_outputs()->set_name("mean");
+        (*r.mutable_outputs(0)->mutable_parameters())["classification"].set_int64_param(3);
+      },
+      "outputs[0].parameters.classification", "got 3");
+  // What MLServer's clients send means nothing here.
+  ModelInferRequest request = GoodRequest();
+  (*request.mutable_inputs(0)->mutable_parameters())["content_type"].set_string_param("np");
+  request.add_outputs()->set_name("mean");
+  (*request.mutable_outputs(0)->mutable_parameters())["binary_data"].set_bool_param(true);
+  EXPECT_TRUE(Infer(request).ok());
+}
+
+// Whatever arrives gets an answer or an error that is the caller's, and the server lives on.
+TEST_F(InferenceServiceTest, DamagedRequestsAreTheCallersFault) {
+  const google::protobuf::LogSilencer silence;  // texts that are not UTF-8
+  for (const ModelInferRequest& good : {GoodRequest(), RawRequest()}) {
+    const std::string bytes = good.SerializeAsString();
+    int sent = 0;
+    for (size_t bit = 0; bit < 8 * bytes.size(); ++bit) {
+      std::string damaged = bytes;
+      damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << bit % 8));
+      ModelInferRequest request;
+      if (!request.ParseFromString(damaged)) continue;
+      ++sent;
+      const grpc::Status status = Infer(request);
+      EXPECT_THAT(status.error_code(),
+                  AnyOf(StatusCode::OK, StatusCode::INVALID_ARGUMENT, StatusCode::NOT_FOUND))
+          << "bit " << bit << ": " << status.error_message();
+      if (status.error_code() == StatusCode::INVALID_ARGUMENT) {
+        EXPECT_NE(BadFieldOf(status), "") << status.error_message();
+      }
+    }
+    EXPECT_GT(sent, 100);
+    EXPECT_TRUE(Infer(good).ok());
+  }
+}
+
 // Typed elements are used where the message has them.
 TEST(InferenceRequestTest, ContentsAreNotCopied) {
   const ModelInferRequest typed = GoodRequest(), raw = RawRequest();
-  const auto from_typed = ReadInferenceRequest(typed), from_raw = ReadInferenceRequest(raw);
-  ASSERT_TRUE(from_typed.ok() && from_raw.ok());
-  EXPECT_EQ(from_typed->inputs.data, typed.inputs(0).contents().fp32_contents().data());
-  EXPECT_EQ(from_raw->inputs.data, raw.raw_input_contents(0).data());
+  InferenceRequest from_typed, from_raw;
+  ASSERT_TRUE(ReadInferenceInputs(typed, from_typed).ok());
+  ASSERT_TRUE(ReadInferenceInputs(raw, from_raw).ok());
+  EXPECT_EQ(from_typed.inputs.data, typed.inputs(0).contents().fp32_contents().data());
+  EXPECT_EQ(from_raw.inputs.data, raw.raw_input_contents(0).data());
+}
+
+TEST(InferenceRequestTest, PixelsMayComeAsNumbersOf32Bits) {
+  ModelInferRequest message = GoodRequest();
+  auto& input = *message.mutable_inputs(0);
+  input.set_datatype("UINT8");
+  input.clear_contents();
+  for (const uint32_t v : {0u, 7u, 128u, 255u}) input.mutable_contents()->add_uint_contents(v);
+  InferenceRequest request;
+  ASSERT_TRUE(ReadInferenceInputs(message, request).ok());
+  EXPECT_EQ(request.inputs.dtype, DType::kUint8);
+  const auto* bytes = static_cast<const uint8_t*>(request.inputs.data);
+  EXPECT_THAT(std::vector<int>(bytes, bytes + 4), ElementsAre(0, 7, 128, 255));
+  EXPECT_FALSE(request.raw);
+
+  input.mutable_contents()->set_uint_contents(2, 256);
+  EXPECT_THAT(std::string(ReadInferenceInputs(message, request).message()),
+              AllOf(HasSubstr("uint_contents[2]"), HasSubstr("got 256")));
+  input.mutable_contents()->add_uint_contents(1);
+  EXPECT_THAT(std::string(ReadInferenceInputs(message, request).message()),
+              HasSubstr("expected 4 values for shape [2, 2], got 5"));
 }
 
 }  // namespace
