@@ -22,11 +22,13 @@
 #include "server/app/calls_in_flight.h"
 #include "server/app/config.h"
 #include "server/app/model_selection.h"
+#include "server/app/server_metrics.h"
 #include "server/observe/call_metrics.h"
 #include "server/observe/http_endpoint.h"
 #include "server/observe/log.h"
 #include "server/observe/metrics.h"
 #include "server/observe/ood_metrics.h"
+#include "server/observe/process_metrics.h"
 #include "server/observe/serving_metrics.h"
 #include "server/registry/operation_store.h"
 #include "server/registry/registry_lock.h"
@@ -160,7 +162,11 @@ struct Server::Parts {
         lock(std::move(registry.lock)),
         repository(std::move(registry.repository)),
         datasets(repository.DatasetsFolder(), config.max_dataset_bytes()),
-        operations(std::move(registry.operations), config.max_concurrent_fits()),
+        operation_metrics(metrics),
+        operations(std::move(registry.operations), config.max_concurrent_fits(),
+                   [this](const OperationRecord& record, double seconds) {
+                     operation_metrics.Ended(record, seconds);
+                   }),
         host(backend.make_model_host(repository, HostOptions(settings))),
         fits(backend.make_fit_service(repository, datasets, *host, operations)),
         serving_metrics(metrics),
@@ -176,7 +182,10 @@ struct Server::Parts {
         prediction_service({*host, batcher, ood_metrics, *guard, config.max_message_bytes()}),
         inference_service(
             {*host, batcher, ood_metrics, *guard, config.max_message_bytes()},
-            [this] { return not_ready == nullptr; }, LAPLACED_VERSION) {}
+            [this] { return not_ready == nullptr; }, LAPLACED_VERSION) {
+    AddProcessMetrics(metrics);
+    AddServerMetrics(operations, *host, LAPLACED_VERSION, metrics);
+  }
 
   static ModelHostOptions HostOptions(const ServerConfig& settings) {
     ModelHostOptions options;
@@ -206,10 +215,11 @@ struct Server::Parts {
   const absl::optional<RegistryLock> lock;
   const Repository repository;
   const DatasetStore datasets;
+  Metrics metrics;
+  OperationMetrics operation_metrics;
   Operations operations;
   const std::unique_ptr<ModelHost> host;
   const std::unique_ptr<FitService> fits;
-  Metrics metrics;
   ServingMetrics serving_metrics;
   CallMetrics call_metrics;
   Batcher batcher;

@@ -62,6 +62,18 @@ OperationRecord FinalRecord(OperationRecord record, const absl::StatusOr<std::st
   return record;
 }
 
+void LogEnd(const OperationRecord& record, double seconds) {
+  LogFields fields = {
+      {"operation", record.id}, {"description", record.description}, {"seconds", seconds}};
+  if (record.state == OperationState::kFailed) {
+    fields.emplace_back("error", record.error_message);
+    return LogWarning("operation failed", fields);
+  }
+  if (record.state == OperationState::kCancelled) return LogInfo("operation cancelled", fields);
+  fields.emplace_back("posterior", record.posterior_id);
+  LogInfo("operation succeeded", fields);
+}
+
 }  // namespace
 
 struct Operations::State {
@@ -95,7 +107,8 @@ struct Operations::State {
     Operation& operation_;
   };
 
-  State(OperationStore opened, int64_t limit) : store(std::move(opened)), max_running(limit) {
+  State(OperationStore opened, int64_t limit, OnEnd told)
+      : store(std::move(opened)), max_running(limit), on_end(std::move(told)) {
     for (const OperationRecord& record : store.recovered()) {
       auto operation = std::make_shared<Operation>();
       operation->snapshot.record = record;
@@ -125,6 +138,7 @@ struct Operations::State {
 
   const OperationStore store;
   const int64_t max_running;
+  const OnEnd on_end;
 
   std::mutex mutex;
   std::condition_variable changed;    // for the notifier: a revision, a subscription or `closing`
@@ -142,9 +156,10 @@ struct Operations::State {
 
 void Operations::State::Report(Operation& operation, const std::string& phase, int64_t done,
                                int64_t total, double fraction) {
-  std::lock_guard<std::mutex> lock(mutex);
+  std::unique_lock<std::mutex> lock(mutex);
   OperationSnapshot& snapshot = operation.snapshot;
   if (Ended(snapshot)) return;  // it was given up, and the final state is the last
+  const bool new_stage = snapshot.phase != phase;
   snapshot.phase = phase;
   snapshot.done = done;
   snapshot.total = total;
@@ -156,6 +171,11 @@ void Operations::State::Report(Operation& operation, const std::string& phase, i
   }
   ++snapshot.revision;
   changed.notify_one();
+  if (!new_stage) return;
+  const std::string id = snapshot.record.id;
+  const double progress = snapshot.fraction;
+  lock.unlock();
+  LogInfo("operation stage", {{"operation", id}, {"stage", phase}, {"progress", progress}});
 }
 
 void Operations::State::Run(Operation& operation, const Work& work) {
@@ -190,6 +210,9 @@ void Operations::State::End(Operation& operation, const absl::StatusOr<std::stri
     LogError(absl::StrCat("the end of operation ", record.id, " could not be recorded and will be ",
                           "shown as a failure after a restart: ", saved.message()));
   }
+  const double seconds = std::chrono::duration<double>(Clock::now() - operation.begin).count();
+  LogEnd(record, seconds);
+  if (on_end) on_end(record, seconds);
 
   lock.lock();
   operation.snapshot.record = std::move(record);
@@ -232,8 +255,8 @@ void Operations::State::Notify() {
   }
 }
 
-Operations::Operations(OperationStore store, int64_t max_running)
-    : state_(std::make_unique<State>(std::move(store), max_running)) {}
+Operations::Operations(OperationStore store, int64_t max_running, OnEnd on_end)
+    : state_(std::make_unique<State>(std::move(store), max_running, std::move(on_end))) {}
 
 Operations::~Operations() {
   Shutdown();
@@ -298,6 +321,15 @@ std::vector<OperationSnapshot> Operations::List() const {
   snapshots.reserve(state_->operations.size());
   for (auto it = state_->operations.rbegin(); it != state_->operations.rend(); ++it) {
     snapshots.push_back((*it)->snapshot);
+  }
+  return snapshots;
+}
+
+std::vector<OperationSnapshot> Operations::Running() const {
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  std::vector<OperationSnapshot> snapshots;
+  for (auto it = state_->operations.rbegin(); it != state_->operations.rend(); ++it) {
+    if (!Ended((*it)->snapshot)) snapshots.push_back((*it)->snapshot);
   }
   return snapshots;
 }

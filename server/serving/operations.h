@@ -3,8 +3,9 @@
 // Every operation runs on its own thread. Its record is on disk before Start returns and again
 // before the end is shown to anyone, so an acknowledged operation is never lost: after a crash it
 // shows up as FAILED (see operation_store.h). If the disk refuses the final record, the end is
-// logged and shown all the same. Thread-safe. The destructor shuts down and waits for all work,
-// however long it takes, because the work uses what its caller owns.
+// logged and shown all the same. Stages and ends go to the log with the operation's id. Thread-safe.
+// The destructor shuts down and waits for all work, however long it takes, because the work uses
+// what its caller owns.
 #pragma once
 
 #include <chrono>
@@ -47,7 +48,11 @@ class Operations {
   // Should not throw; if it does, the operation fails.
   using Work = std::function<absl::StatusOr<std::string>(OperationHandle&)>;
 
-  Operations(OperationStore store, int64_t max_running);
+  // Told of every end once, before anybody is shown it, with the seconds since the start; perhaps
+  // from several threads at once. Must not throw.
+  using OnEnd = std::function<void(const OperationRecord& record, double seconds)>;
+
+  Operations(OperationStore store, int64_t max_running, OnEnd on_end = nullptr);
   ~Operations();
   Operations(const Operations&) = delete;
   Operations& operator=(const Operations&) = delete;
@@ -58,7 +63,8 @@ class Operations {
 
   // Get and Cancel: NOT_FOUND.
   absl::StatusOr<OperationSnapshot> Get(const std::string& id) const;
-  std::vector<OperationSnapshot> List() const;  // newest first
+  std::vector<OperationSnapshot> List() const;     // newest first
+  std::vector<OperationSnapshot> Running() const;  // those of List that have not ended
   // Asks the work to stop and returns at once. No effect on an operation that has ended.
   absl::StatusOr<OperationSnapshot> Cancel(const std::string& id);
 

@@ -6,6 +6,7 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -78,6 +79,17 @@ std::string ReadGolden() {
 // A rename breaks dashboards and alerts: it must be meant.
 TEST(ObservabilityTest, MetricNamesAreThoseOfTheGoldenFile) {
   TestServer server;
+  // Some series are there only while an operation runs.
+  server.fits->SetWork([](OperationHandle& handle) -> absl::StatusOr<std::string> {
+    while (!handle.cancelled()) std::this_thread::yield();
+    return absl::CancelledError("stopped");
+  });
+  v1::FitPosteriorRequest fit;
+  fit.set_model("net");
+  fit.set_train_dataset_id("sha256-0");
+  v1::FitPosteriorResponse started;
+  ASSERT_TRUE(
+      Call(*server.posteriors, &v1::PosteriorService::Stub::FitPosterior, fit, &started).ok());
   v1::PredictResponse response;
   v1::PredictRequest request = GoodPredictRequest();
   request.add_ood_scores("energy");
