@@ -8,7 +8,12 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "formats/npy.h"
 #include "tests/integration/world.h"
@@ -83,6 +88,16 @@ class ServerProcess {
   }
 
   std::string Log() const { return test_support::ReadFileBytes(log_); }
+
+  // That of the HTTP port, once it is ready.
+  std::string HttpAddress() const {
+    const std::string log = Log(), before = "http://";
+    const size_t at = log.find(before);
+    EXPECT_NE(at, std::string::npos) << log;
+    if (at == std::string::npos) return "";
+    const size_t begin = at + before.size();
+    return log.substr(begin, log.find_first_not_of("0123456789.:", begin) - begin);
+  }
 
  private:
   std::string address_file_, log_;
@@ -165,10 +180,7 @@ TEST_F(ProcessTest, DriftMetricsAndProbesAreServedOverHttp) {
   world_.Fit(*World::Connect(address));
   const auto prediction = Predict(address);
   ASSERT_EQ(prediction.ood_scores.size(), 1u);
-  const std::string log = server.Log();
-  const size_t at = log.find("http://");
-  ASSERT_NE(at, std::string::npos) << log;
-  const std::string http = log.substr(at + 7, log.find('\n', at) - at - 7);
+  const std::string http = server.HttpAddress();
   EXPECT_EQ(test_support::HttpGet(http, "/v2/health/ready").status, 200);
   const std::string metrics = test_support::HttpGet(http, "/metrics").body;
   const size_t rows = prediction.ood_scores[0].values.size();
@@ -178,6 +190,40 @@ TEST_F(ProcessTest, DriftMetricsAndProbesAreServedOverHttp) {
         "score=\"" + prediction.ood_scores[0].name + "\"", "} " + std::to_string(rows) + "\n"}) {
     EXPECT_THAT(metrics, ::testing::HasSubstr(expected));
   }
+}
+
+// Standard error is a file here, no terminal.
+TEST_F(ProcessTest, AFitCanBeFollowedInMetricsAndInAJsonLog) {
+  ServerProcess server(world_.root());
+  const std::string address = server.Address();
+  world_.Fit(*World::Connect(address));
+  const std::string metrics = test_support::HttpGet(server.HttpAddress(), "/metrics").body;
+  for (const char* expected :
+       {"laplaced_operations_total{kind=\"fit\",state=\"succeeded\"} 1\n",
+        "laplaced_fit_seconds_count{kind=\"fit\"} 1\n", "laplaced_model_ready{model=\"mlp/1\"} 1\n",
+        "grpc_server_handled_total{grpc_code=\"OK\",grpc_method="
+        "\"FitPosterior\",grpc_service=\"laplace.v1.PosteriorService\","
+        "grpc_type=\"unary\"} 1\n"}) {
+    EXPECT_THAT(metrics, ::testing::HasSubstr(expected));
+  }
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0);
+  std::set<std::string> stages;
+  std::string operation, ended;
+  std::istringstream log(server.Log());
+  for (std::string line; std::getline(log, line);) {
+    const auto entry = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    ASSERT_TRUE(entry.is_object()) << line;
+    for (const char* key : {"time", "severity", "message"}) EXPECT_TRUE(entry.contains(key));
+    if (entry["message"] == "operation stage") {
+      operation = entry["operation"];
+      stages.insert(entry["stage"].get<std::string>());
+    }
+    if (entry["message"] == "operation succeeded") ended = entry["operation"];
+  }
+  EXPECT_THAT(stages, ::testing::IsSupersetOf({"directions", "curvature", "saving"}));
+  EXPECT_EQ(ended, operation);
+  EXPECT_NE(ended, "");
 }
 
 TEST_F(ProcessTest, ATakenPortIsAStartUpErrorThatNamesIt) {
