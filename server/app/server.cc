@@ -19,7 +19,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/types/optional.h"
-#include "server/app/calls_in_flight.h"
 #include "server/app/config.h"
 #include "server/app/model_selection.h"
 #include "server/app/server_metrics.h"
@@ -33,6 +32,7 @@
 #include "server/registry/operation_store.h"
 #include "server/registry/registry_lock.h"
 #include "server/rpc/call_guard.h"
+#include "server/rpc/call_ledger.h"
 #include "server/rpc/call_observer.h"
 #include "server/rpc/inference_service.h"
 #include "server/rpc/model_service.h"
@@ -171,6 +171,7 @@ struct Server::Parts {
         fits(backend.make_fit_service(repository, datasets, *host, operations)),
         serving_metrics(metrics),
         call_metrics(metrics, ServedMethods()),
+        ledger(call_metrics),
         batcher(BatchingOptions(settings), serving_metrics, backend.on_compute_thread),
         admin_queue(kMaxWaitingAdminCalls, backend.on_compute_thread),
         upload_queue(kMaxUploads, nullptr),
@@ -179,9 +180,10 @@ struct Server::Parts {
                            config.read_only()}),
         operation_service(operations, *guard),
         ood_metrics(metrics),
-        prediction_service({*host, batcher, ood_metrics, *guard, config.max_message_bytes()}),
+        prediction_service(
+            {*host, batcher, ood_metrics, *guard, ledger, config.max_message_bytes()}),
         inference_service(
-            {*host, batcher, ood_metrics, *guard, config.max_message_bytes()},
+            {*host, batcher, ood_metrics, *guard, ledger, config.max_message_bytes()},
             [this] { return not_ready == nullptr; }, LAPLACED_VERSION) {
     AddProcessMetrics(metrics);
     AddServerMetrics(operations, *host, LAPLACED_VERSION, metrics);
@@ -222,6 +224,7 @@ struct Server::Parts {
   const std::unique_ptr<FitService> fits;
   ServingMetrics serving_metrics;
   CallMetrics call_metrics;
+  CallLedger ledger;
   Batcher batcher;
   ComputeQueue admin_queue;
   ComputeQueue upload_queue;
@@ -234,7 +237,6 @@ struct Server::Parts {
   // Why calls cannot be made; null while they can. Texts are literals.
   std::atomic<const char*> not_ready{"starting, models are being loaded"};
   std::unique_ptr<HttpEndpoint> http;
-  CallsInFlight calls;
   std::unique_ptr<grpc::Server> server;
   std::string address;
   std::string http_address;
@@ -275,8 +277,7 @@ absl::Status Server::Parts::Listen() {
   int port = 0;
   builder.AddListeningPort(config.listen(), credentials, &port);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> watchers;
-  watchers.push_back(calls.Interceptor());
-  watchers.push_back(MakeCallObserver(call_metrics));
+  watchers.push_back(MakeCallObserver(ledger));
   builder.experimental().SetInterceptorCreators(std::move(watchers));
   builder.RegisterService(&model_service);
   builder.RegisterService(&posterior_service);
@@ -313,7 +314,7 @@ void Server::Parts::StopCalls(steady_clock::time_point deadline) {
       system_clock::now() + std::chrono::duration_cast<system_clock::duration>(patience);
   const std::future<void> stopped =
       std::async(std::launch::async, [this, last] { server->Shutdown(last); });
-  calls.WaitUntilIdle(deadline);
+  ledger.WaitUntilIdle(deadline);
   // Closes connections, which Shutdown waits for too. Again, because a client may be back before
   // Shutdown has closed the port.
   constexpr std::chrono::milliseconds kAgain{20};

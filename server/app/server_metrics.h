@@ -4,8 +4,8 @@
 //                                 and state ("succeeded", "failed", "cancelled")
 //   laplaced_fit_seconds          histogram of those that succeeded, by kind
 //   laplaced_operations_running   operations that run now
-//   laplaced_fit_progress_ratio   of each of these, by operation and kind: done of the whole, 0 to
-//   1 laplaced_model_ready          by model ("net/1"): 1 if it is served, 0 if it failed to load
+//   laplaced_fit_progress_ratio   of each of these, by operation and kind: what is done, 0 to 1
+//   laplaced_model_ready          by model ("net/1"): 1 if it is served, 0 if it failed to load
 //   laplaced_build_info           1, with the version as a label
 //
 // Series of an operation are there while it runs, so their number is bounded by how many may run.

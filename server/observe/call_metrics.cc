@@ -43,7 +43,9 @@ CallMetrics::CallMetrics(Metrics& metrics, const std::vector<CallMethod>& method
     prometheus::Labels labels = {{"grpc_type", method.type},
                                  {"grpc_service", method.service},
                                  {"grpc_method", method.method}};
-    Series series{&started.Add(labels),
+    const std::string path = absl::StrCat("/", method.service, "/", method.method);
+    Series series{path,
+                  &started.Add(labels),
                   &received.Add(labels),
                   &sent.Add(labels),
                   &seconds.Add(labels, SecondsBuckets()),
@@ -52,7 +54,7 @@ CallMetrics::CallMetrics(Metrics& metrics, const std::vector<CallMethod>& method
       labels["grpc_code"] = kCodeNames[code];
       series.handled[static_cast<size_t>(code)] = &handled.Add(labels);
     }
-    series_[absl::StrCat("/", method.service, "/", method.method)] = series;
+    series_[path] = series;
   }
 }
 

@@ -1,9 +1,11 @@
 // gRPC calls in numbers, under the names and labels that dashboards for gRPC servers know:
 //
-//   grpc_server_started_total             calls that began
-//   grpc_server_handled_total             calls that ended, also by grpc_code ("OK", "NotFound",
-//   ...) grpc_server_msg_received_total, grpc_server_msg_sent_total grpc_server_handling_seconds
-//   histogram: from the call's beginning to its end
+//   grpc_server_started_total        calls that began
+//   grpc_server_handled_total        calls that ended, also by grpc_code ("OK", "NotFound", ...)
+//   grpc_server_msg_received_total   messages that came
+//   grpc_server_msg_sent_total       messages that were sent
+//   grpc_server_handling_seconds     histogram: from a call's beginning to its end
+//
 // each with grpc_type (unary, client_stream, server_stream, bidi_stream), grpc_service and
 // grpc_method; and laplaced_calls_in_flight without labels.
 //
@@ -39,6 +41,7 @@ class CallMetrics {
 
   // What is counted of one method.
   struct Series {
+    std::string path;  // "/laplace.v1.PredictionService/Predict"
     prometheus::Counter* started;
     prometheus::Counter* received;
     prometheus::Counter* sent;
@@ -50,7 +53,7 @@ class CallMetrics {
   CallMetrics(Metrics& metrics, const std::vector<CallMethod>& methods);
   ~CallMetrics();
 
-  // Null for a method ("/laplace.v1.PredictionService/Predict") that is not one of them.
+  // Null for a path that is of none of the methods.
   const Series* Find(const std::string& path) const;
 
   void Began(const Series& series);

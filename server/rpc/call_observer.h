@@ -1,27 +1,27 @@
-// Counts and logs every call, and gives each a request id.
+// Enters the calls of a gRPC server in a ledger, and sends their request ids in the answers'
+// initial metadata.
 //
-// The id is the caller's `x-request-id` if that is fit for a log, else one of chance; it goes back
-// in the answer's initial metadata, and with the caller's trace id (`traceparent`) into the log
-// line that is written when the call ends: at level error for errors of the server's own (INTERNAL,
-// UNKNOWN, DATA_LOSS), info for calls that change something, debug for all others, so that neither
-// traffic nor overload fills a disk. Calls of services that are not ours leave no trace.
-// Thread-safe.
+// An interceptor makes gRPC take every step of a call through one of its queues, which for small
+// requests is a tenth of the server's time. The unary calls that come by the thousand (Predict,
+// Score, ModelInfer) are therefore left to their services, which enter them with their reactors
+// (unary_job.h); this is for all the others. Thread-safe.
 #pragma once
 
 #include <grpcpp/support/server_interceptor.h>
 
 #include <memory>
-#include <vector>
 
-#include "server/observe/call_metrics.h"
+#include "server/rpc/call_ledger.h"
 
 namespace laplaced {
 
-// The methods of the services of this server, from their descriptors.
-std::vector<CallMethod> ServedMethods();
-
-// For grpc::ServerBuilder; `metrics` must outlive the server.
+// For grpc::ServerBuilder; `ledger` must outlive the server.
 std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeCallObserver(
-    CallMetrics& metrics);
+    CallLedger& ledger);
+
+// The calls that are not observed, because their services enter them.
+inline constexpr char kPredictPath[] = "/laplace.v1.PredictionService/Predict";
+inline constexpr char kScorePath[] = "/laplace.v1.PredictionService/Score";
+inline constexpr char kModelInferPath[] = "/inference.GRPCInferenceService/ModelInfer";
 
 }  // namespace laplaced

@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/model/field_error.h"
+#include "server/rpc/call_observer.h"
 #include "server/rpc/inference_request.h"
 #include "server/rpc/inference_response.h"
 #include "server/rpc/request_checks.h"
@@ -43,19 +44,21 @@ void CountVerdictsOf(const PredictionParts& parts, const ServedModel& model, con
   CountVerdicts(parts.ood_metrics, model.info(), answer.posterior_id, answer.scores);
 }
 
-absl::Status Submit(const PredictionParts& parts, const Caller& caller,
-                    const inference::ModelInferRequest& message,
-                    const std::shared_ptr<ComputeContext>& context,
-                    grpc::ServerUnaryReactor* reactor, inference::ModelInferResponse* response) {
+absl::Status Submit(const PredictionParts& parts, const grpc::CallbackServerContext& call,
+                    const inference::ModelInferRequest& message, JobReactor* reactor,
+                    inference::ModelInferResponse* response) {
+  const absl::StatusOr<Caller> caller = parts.guard.Admit(call, Role::kPredict);
+  if (!caller.ok()) return caller.status();
   absl::StatusOr<InferenceRequest> read = ReadInferenceRequest(message);
   if (!read.ok()) return read.status();
-  const absl::Status room = parts.batcher.CheckRoom(read->priority, caller.client);
+  const absl::Status room = parts.batcher.CheckRoom(read->priority, caller->client);
   if (!room.ok()) return room;
   const absl::Status inputs = ReadInferenceInputs(message, *read);
   if (!inputs.ok()) return inputs;
   const auto request = std::make_shared<const InferenceRequest>(*std::move(read));
   const auto model = parts.host.Pin(request->model, request->version);
   if (!model.ok()) return model.status();
+  const std::shared_ptr<ComputeContext>& context = reactor->context();
   if (request->timeout) {
     context->deadline =
         std::min(context->deadline, std::chrono::steady_clock::now() + *request->timeout);
@@ -65,7 +68,7 @@ absl::Status Submit(const PredictionParts& parts, const Caller& caller,
         const absl::Status valid = CheckAnswerable(parts, **model, request->inputs, options);
         if (!valid.ok()) return InOurFields(valid);
         return parts.batcher.Submit(
-            {*model, request->inputs, context, request->priority, caller.client}, options,
+            {*model, request->inputs, context, request->priority, caller->client}, options,
             [&parts, &message, request, model = *model, reactor, response](
                 const auto& answer, const BatchTiming& timing) {
               absl::Status status = InOurFields(answer.status());
@@ -74,7 +77,7 @@ absl::Status Submit(const PredictionParts& parts, const Caller& caller,
                 response->set_id(message.id());
                 CountVerdictsOf(parts, *model, *answer);
               }
-              reactor->Finish(ToGrpcStatus(status, kModelInfer));
+              reactor->End(ToGrpcStatus(status, kModelInfer));
             });
       },
       request->options);
@@ -84,7 +87,10 @@ absl::Status Submit(const PredictionParts& parts, const Caller& caller,
 
 InferenceService::InferenceService(const PredictionParts& parts, std::function<bool()> ready,
                                    std::string version)
-    : parts_(parts), ready_(std::move(ready)), version_(std::move(version)) {}
+    : parts_(parts),
+      infer_series_(*parts.ledger.metrics().Find(kModelInferPath)),
+      ready_(std::move(ready)),
+      version_(std::move(version)) {}
 
 grpc::ServerUnaryReactor* InferenceService::ServerLive(grpc::CallbackServerContext* call,
                                                        const inference::ServerLiveRequest*,
@@ -145,12 +151,9 @@ grpc::ServerUnaryReactor* InferenceService::ModelMetadata(
 grpc::ServerUnaryReactor* InferenceService::ModelInfer(grpc::CallbackServerContext* call,
                                                        const inference::ModelInferRequest* request,
                                                        inference::ModelInferResponse* response) {
-  const absl::StatusOr<Caller> caller = parts_.guard.Admit(*call, Role::kPredict);
-  if (!caller.ok()) return FinishNow(call, kModelInfer, caller.status());
-  const std::shared_ptr<ComputeContext> context = MakeComputeContext(*call);
-  grpc::ServerUnaryReactor* reactor = NewJobReactor(context);
-  const absl::Status submitted = Submit(parts_, *caller, *request, context, reactor, response);
-  if (!submitted.ok()) reactor->Finish(ToGrpcStatus(submitted, kModelInfer));
+  auto* reactor = new JobReactor(parts_.ledger, infer_series_, call);
+  const absl::Status submitted = Submit(parts_, *call, *request, reactor, response);
+  if (!submitted.ok()) reactor->End(ToGrpcStatus(submitted, kModelInfer));
   return reactor;
 }
 

@@ -38,6 +38,7 @@ class InferenceService final : public inference::GRPCInferenceService::CallbackS
 
  private:
   const PredictionParts parts_;
+  const CallMetrics::Series& infer_series_;
   const std::function<bool()> ready_;
   const std::string version_;
 };

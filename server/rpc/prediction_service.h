@@ -25,6 +25,8 @@ class PredictionService final : public laplace::v1::PredictionService::CallbackS
 
  private:
   const PredictionParts parts_;
+  const CallMetrics::Series& predict_series_;
+  const CallMetrics::Series& score_series_;
 };
 
 }  // namespace laplaced

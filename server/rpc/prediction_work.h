@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "server/observe/ood_metrics.h"
 #include "server/rpc/call_guard.h"
+#include "server/rpc/call_ledger.h"
 #include "server/serving/batcher.h"
 #include "server/serving/model_host.h"
 
@@ -24,6 +25,7 @@ struct PredictionParts {
   Batcher& batcher;
   OodMetrics& ood_metrics;
   const CallGuard& guard;
+  CallLedger& ledger;
   // Answers that would be larger are refused before they are computed.
   int64_t max_response_bytes = 0;
 };

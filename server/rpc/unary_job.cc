@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/rpc/status_mapping.h"
+#include "server/rpc/trace_context.h"
 #include "server/serving/retry_after.h"
 
 namespace laplaced {
@@ -15,17 +16,13 @@ namespace {
 using std::chrono::steady_clock;
 using std::chrono::system_clock;
 
-// Deletes itself in OnDone, the last call that gRPC makes.
-class JobReactor final : public grpc::ServerUnaryReactor {
+// Deletes itself in OnDone, the last call that gRPC makes. Interceptors see its call.
+class QueueReactor final : public grpc::ServerUnaryReactor {
  public:
-  explicit JobReactor(std::shared_ptr<ComputeContext> context) : context_(std::move(context)) {}
+  explicit QueueReactor(std::shared_ptr<ComputeContext> context) : context_(std::move(context)) {}
 
   void OnCancel() override { context_->cancelled.store(true, std::memory_order_relaxed); }
   void OnDone() override { delete this; }
-  // Both are over at once, so gRPC need not wake another thread for them, which would cost more
-  // than everything else that the server does for a small request. Not promised by gRPC's API: a
-  // version that knows it no longer takes the long way.
-  bool InternalInlineable() override { return true; }
 
  private:
   const std::shared_ptr<ComputeContext> context_;
@@ -39,7 +36,7 @@ grpc::ServerUnaryReactor* RunOnQueue(ComputeQueue& queue, grpc::CallbackServerCo
   const absl::Status alive = context->Check();
   if (!alive.ok()) return FinishNow(call, method, alive);
 
-  auto* reactor = new JobReactor(context);
+  auto* reactor = new QueueReactor(context);
   ComputeQueue::Job job;
   job.context = context;
   job.run = [reactor, method, context = context.get(),
@@ -57,8 +54,18 @@ grpc::ServerUnaryReactor* RunOnQueue(ComputeQueue& queue, grpc::CallbackServerCo
   return reactor;
 }
 
-grpc::ServerUnaryReactor* NewJobReactor(std::shared_ptr<ComputeContext> context) {
-  return new JobReactor(std::move(context));
+JobReactor::JobReactor(CallLedger& ledger, const CallMetrics::Series& series,
+                       grpc::CallbackServerContext* call)
+    : context_(MakeComputeContext(*call)), entry_(ledger, series) {
+  entry_.Received();
+  entry_.Read(call->client_metadata(), call->peer());
+  call->AddInitialMetadata(kRequestIdHeader, entry_.request_id());
+}
+
+void JobReactor::End(const grpc::Status& status) {
+  entry_.set_code(status.error_code());
+  if (status.ok()) entry_.Sent();
+  Finish(status);
 }
 
 grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* call, const char* method,

@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "absl/status/status.h"
+#include "server/rpc/call_ledger.h"
 #include "server/serving/compute_queue.h"
 
 namespace laplaced {
@@ -25,9 +26,31 @@ using UnaryWork = std::function<absl::Status(const ComputeContext& context, doub
 grpc::ServerUnaryReactor* RunOnQueue(ComputeQueue& queue, grpc::CallbackServerContext* call,
                                      const char* method, UnaryWork work);
 
-// For calls whose work runs elsewhere: it is finished by whoever does the work, which a cancelled
-// call only asks to stop.
-grpc::ServerUnaryReactor* NewJobReactor(std::shared_ptr<ComputeContext> context);
+// A call whose work runs elsewhere, and which no interceptor sees (call_observer.h): it enters
+// itself in the ledger, and sends its request id in the initial metadata. Whoever does the work
+// ends it; a client that cancels only asks that to stop. Deletes itself in OnDone, the last call
+// that gRPC makes.
+class JobReactor final : public grpc::ServerUnaryReactor {
+ public:
+  JobReactor(CallLedger& ledger, const CallMetrics::Series& series,
+             grpc::CallbackServerContext* call);
+
+  const std::shared_ptr<ComputeContext>& context() const { return context_; }
+
+  // Once, and the reactor may be gone when it returns. In place of Finish.
+  void End(const grpc::Status& status);
+
+  void OnCancel() override { context_->cancelled.store(true, std::memory_order_relaxed); }
+  void OnDone() override { delete this; }
+  // Both are over at once, so gRPC need not wake another thread for them, which would cost more
+  // than everything else that the server does for a small request. Not promised by gRPC's API: a
+  // version that knows it no longer takes the long way.
+  bool InternalInlineable() override { return true; }
+
+ private:
+  const std::shared_ptr<ComputeContext> context_;
+  CallEntry entry_;
+};
 
 // Answers without any work.
 grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* call, const char* method,

@@ -1,6 +1,7 @@
 #include "server/serving/batcher.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -81,6 +82,13 @@ BatchTiming TimingOf(const PendingRequest& pending) {
   return {std::max(0.0, total - pending.compute_seconds), pending.compute_seconds};
 }
 
+// What waits is computed in whole batches before a request's own, and the rest along with it.
+double SecondsOfBatches(double backlog, double batch_seconds) {
+  if (batch_seconds == 0) return backlog;
+  constexpr double kRounding = 1e-9;
+  return std::floor(backlog / batch_seconds + kRounding) * batch_seconds;
+}
+
 absl::Status TooManyWait(int64_t waiting) {
   return absl::ResourceExhaustedError(absl::StrCat("the server is overloaded: ", waiting,
                                                    " requests wait already, which is its limit "
@@ -156,8 +164,7 @@ absl::Status Batcher::Admit(const PendingRequest& pending) {
   const double own = pending.seconds_per_row * static_cast<double>(pending.rows());
   const double backlog = queue_.SecondsAhead(priority, client, own);
   const Clock::time_point now = Clock::now();
-  // Most of what waits is computed in batches before this request's, the rest along with it.
-  const double wait = RunningSeconds(now) + std::max(0.0, backlog - pending.batch_seconds);
+  const double wait = RunningSeconds(now) + SecondsOfBatches(backlog, pending.batch_seconds);
   // A queue that is empty says nothing but that estimates may be wrong.
   if (backlog > 0) {
     const absl::Status delay = CheckDelay(priority, wait);
@@ -185,7 +192,7 @@ absl::Status Batcher::Admit(const PendingRequest& pending) {
 absl::Status Batcher::CheckRoom(Priority priority, const std::string& client) const {
   std::lock_guard<std::mutex> lock(mutex_);
   const double backlog = queue_.SecondsAhead(priority, client, 0);
-  const double wait = RunningSeconds(Clock::now()) + std::max(0.0, backlog - last_batch_seconds_);
+  const double wait = RunningSeconds(Clock::now()) + SecondsOfBatches(backlog, last_batch_seconds_);
   if (backlog > 0) {
     const absl::Status delay = CheckDelay(priority, wait);
     if (!delay.ok()) return delay;

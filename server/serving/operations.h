@@ -3,9 +3,9 @@
 // Every operation runs on its own thread. Its record is on disk before Start returns and again
 // before the end is shown to anyone, so an acknowledged operation is never lost: after a crash it
 // shows up as FAILED (see operation_store.h). If the disk refuses the final record, the end is
-// logged and shown all the same. Stages and ends go to the log with the operation's id. Thread-safe.
-// The destructor shuts down and waits for all work, however long it takes, because the work uses
-// what its caller owns.
+// logged and shown all the same. Stages and ends go to the log with the operation's id.
+// Thread-safe. The destructor shuts down and waits for all work, however long it takes, because the
+// work uses what its caller owns.
 #pragma once
 
 #include <chrono>
