@@ -123,6 +123,7 @@ Json ToJson(const client::Model& model) {
   json["captured_parameters"] = model.captured_parameters;
   json["generic_parameters"] = model.generic_parameters;
   json["last_layer_parameters"] = model.last_layer_parameters;
+  json["memory_bytes"] = model.memory_bytes;
   json["description"] = model.description;
   return json;
 }

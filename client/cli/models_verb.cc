@@ -55,6 +55,7 @@ std::string Description(const Model& model) {
                                 ? absl::StrCat("standard deviation ", Number(model.sigma_noise))
                                 : ""},
                   {"checkpoint", ShortHash(model.checkpoint_sha256)},
+                  {"memory", absl::StrCat(Count((model.memory_bytes + 1023) / 1024), " KiB")},
                   {"posterior", model.active_posterior_id.empty() ? "none yet: run laplace fit"
                                                                   : model.active_posterior_id}});
   }

@@ -104,6 +104,7 @@ Model FromProto(const v1::Model& message) {
   model.captured_parameters = List<std::string>(message.captured_parameters());
   model.generic_parameters = List<std::string>(message.generic_parameters());
   model.last_layer_parameters = List<std::string>(message.last_layer_parameters());
+  model.memory_bytes = message.memory_bytes();
   model.description = message.description();
   return model;
 }

@@ -49,6 +49,7 @@ struct Model {
   std::vector<std::string> captured_parameters;
   std::vector<std::string> generic_parameters;
   std::vector<std::string> last_layer_parameters;
+  int64_t memory_bytes = 0;  // of checkpoint and active posterior
   std::string description;
 };
 

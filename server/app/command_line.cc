@@ -41,7 +41,10 @@ const std::map<std::string, SettingHelp>& Help() {
        {"DIR", "Folder with models, posteriors, data sets and operations; created if missing"}},
       {"listen", {"ADDRESS", "host:port or unix:path to listen on; port 0 takes a free one"}},
       {"address_file", {"FILE", "File that gets the bound address once calls can be made"}},
-      {"load", {"MODELS", "Models to load at start: all, none, or a list 'name,name/version'"}},
+      {"load",
+       {"MODELS",
+        "Models to serve: none, or a list of NAME (highest version), NAME/3, NAME/latest:2 and "
+        "NAME/all, where the name 'all' is every model"}},
       {"compute_threads", {"N", "Threads for linear algebra; 0 takes what the CPU quota allows"}},
       {"max_queue", {"N", "Requests that may wait for compute before more are refused"}},
       {"max_batch_size", {"N", "Examples in one request"}},
@@ -68,6 +71,11 @@ const std::map<std::string, SettingHelp>& Help() {
       {"log_format", {"FORM", "text, json, or auto: text on a terminal, json elsewhere"}},
       {"drain_delay_seconds",
        {"SECONDS", "Time after SIGTERM in which calls are still taken, health says NOT_SERVING"}},
+      {"registry_poll_seconds",
+       {"SECONDS", "Time between looks at the registry for new versions; 0 never looks again"}},
+      {"max_model_bytes",
+       {"BYTES", "Size of all loaded models and their posteriors together; 0 has no limit"}},
+      {"max_datasets_bytes", {"BYTES", "Size of all uploaded data sets; 0 has no limit"}},
   };
   return *help;
 }

@@ -43,6 +43,8 @@ absl::Status CheckNumbers(const ServerConfig& config) {
                  {"max_batch_size", config.max_batch_size(), 1, 1000000},
                  {"max_message_bytes", config.max_message_bytes(), 4096, kLargestMessage},
                  {"max_dataset_bytes", config.max_dataset_bytes(), 1, kLargest},
+                 {"max_model_bytes", config.max_model_bytes(), 0, kLargest},
+                 {"max_datasets_bytes", config.max_datasets_bytes(), 0, kLargest},
                  {"max_concurrent_fits", config.max_concurrent_fits(), 1, 64},
                  {"max_batch_rows", config.max_batch_rows(), 1, 64},
                  {"max_concurrent_streams", config.max_concurrent_streams(), 1, 1000000}};
@@ -61,6 +63,7 @@ absl::Status CheckNumbers(const ServerConfig& config) {
       {"drain_delay_seconds", config.drain_delay_seconds(), 0, kDay},
       {"max_batch_delay_ms", config.max_batch_delay_ms(), 0, 1000},
       {"max_queue_delay_ms", config.max_queue_delay_ms(), 0, 3600e3},
+      {"registry_poll_seconds", config.registry_poll_seconds(), 0, kDay},
       {"credentials_refresh_seconds", config.credentials_refresh_seconds(), 1, kDay},
   };
   for (const auto& time : times) {
@@ -155,6 +158,9 @@ ServerConfig DefaultConfig() {
   config.set_max_concurrent_streams(256);
   config.set_log_format("auto");
   config.set_drain_delay_seconds(0);
+  config.set_registry_poll_seconds(5);
+  config.set_max_model_bytes(0);
+  config.set_max_datasets_bytes(0);
   return config;
 }
 

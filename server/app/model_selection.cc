@@ -1,50 +1,73 @@
 #include "server/app/model_selection.h"
 
+#include <algorithm>
+#include <iterator>
+#include <map>
+#include <set>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "server/observe/log.h"
+#include "absl/strings/strip.h"
 
 namespace laplaced {
 namespace {
 
-std::string Title(const ModelVersion& model) {
-  return model.version == 0 ? model.name : absl::StrCat(model.name, "/", model.version);
+constexpr char kEvery[] = "all";
+
+absl::Status BadEntry(const std::string& entry) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("load: expected 'none' or a list of 'name', 'name/3', 'name/latest:2' and "
+                   "'name/all', where the name 'all' is every model, got '",
+                   entry, "'"));
 }
 
-absl::StatusOr<ModelVersion> ParseModel(const std::string& entry) {
-  const std::vector<std::string> parts = absl::StrSplit(entry, '/');
-  ModelVersion model;
-  model.name = parts[0];
-  const bool valid_version =
-      parts.size() == 1 ||
-      (parts.size() == 2 && absl::SimpleAtoi(parts[1], &model.version) && model.version > 0);
-  if (!valid_version || !ValidateName("load", model.name).ok()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "load: expected 'all', 'none' or a list such as 'name,name/2', got '", entry, "'"));
+// What stands behind the name.
+bool ParsePolicy(absl::string_view text, SelectedModel* model) {
+  if (text == "all") {
+    model->policy = VersionPolicy::kAll;
+    return true;
   }
+  model->policy =
+      absl::ConsumePrefix(&text, "latest") ? VersionPolicy::kLatest : VersionPolicy::kSpecific;
+  if (model->policy == VersionPolicy::kLatest) {
+    if (text.empty()) return true;
+    if (!absl::ConsumePrefix(&text, ":")) return false;
+  }
+  return absl::SimpleAtoi(text, &model->number) && model->number > 0;
+}
+
+absl::StatusOr<SelectedModel> ParseModel(const std::string& entry) {
+  const std::vector<std::string> parts = absl::StrSplit(entry, absl::MaxSplits('/', 1));
+  SelectedModel model;
+  if (parts[0] != kEvery) {
+    if (!ValidateName("load", parts[0]).ok()) return BadEntry(entry);
+    model.name = parts[0];
+  }
+  if (parts.size() == 2 && !ParsePolicy(parts[1], &model)) return BadEntry(entry);
+  // Version 3 of everything is nobody's wish.
+  if (model.name.empty() && model.policy == VersionPolicy::kSpecific) return BadEntry(entry);
   return model;
 }
 
-// One of the highest version per name; `models` is sorted by name, then version.
-std::vector<ModelVersion> HighestVersions(const std::vector<ModelVersion>& models) {
-  std::vector<ModelVersion> highest;
-  for (const ModelVersion& model : models) {
-    if (!highest.empty() && highest.back().name == model.name) highest.pop_back();
-    highest.push_back(model);
-  }
-  return highest;
+using Versions = std::map<std::string, std::set<int64_t>>;  // by name
+
+Versions ByName(const std::vector<ModelVersion>& models) {
+  Versions by_name;
+  for (const ModelVersion& model : models) by_name[model.name].insert(model.version);
+  return by_name;
 }
 
-// Error if a listed model has no folder.
-absl::Status CheckExists(const ModelVersion& model, const Repository& repository) {
-  const absl::Status found = model.version == 0 ? repository.LatestVersion(model.name).status()
-                                                : repository.ModelFolder(model).status();
-  if (found.ok()) return found;
-  return absl::Status(found.code(),
-                      absl::StrCat("load: model '", Title(model), "': ", found.message()));
+void Add(const SelectedModel& selected, const std::set<int64_t>& present, WantedModel* wanted) {
+  if (selected.policy == VersionPolicy::kAll) {
+    wanted->versions.insert(present.begin(), present.end());
+    return;
+  }
+  const int64_t count = std::min(selected.number, static_cast<int64_t>(present.size()));
+  const auto first = std::prev(present.end(), count);
+  wanted->versions.insert(first, present.end());
+  wanted->substitutes.insert(present.begin(), first);
 }
 
 }  // namespace
@@ -52,40 +75,43 @@ absl::Status CheckExists(const ModelVersion& model, const Repository& repository
 absl::StatusOr<ModelSelection> ParseModelSelection(const std::string& load) {
   ModelSelection selection;
   if (load == "none") return selection;
-  if (load == "all") {
-    selection.all = true;
-    return selection;
-  }
   const std::vector<std::string> entries = absl::StrSplit(load, ',');
   for (const std::string& entry : entries) {
-    absl::StatusOr<ModelVersion> model = ParseModel(entry);
+    absl::StatusOr<SelectedModel> model = ParseModel(entry);
     if (!model.ok()) return model.status();
-    selection.models.push_back(*std::move(model));
+    selection.push_back(*std::move(model));
   }
   return selection;
 }
 
-absl::Status LoadSelectedModels(const ModelSelection& selection, const Repository& repository,
-                                ModelHost& host) {
-  std::vector<ModelVersion> models = selection.models;
-  if (selection.all) {
-    const absl::StatusOr<std::vector<ModelVersion>> found = repository.ListModels();
-    if (!found.ok()) return found.status();
-    models = HighestVersions(*found);
+WantedModels FindWanted(const ModelSelection& selection, const std::vector<ModelVersion>& present) {
+  const Versions by_name = ByName(present);
+  WantedModels wanted;
+  for (const SelectedModel& selected : selection) {
+    if (selected.policy == VersionPolicy::kSpecific) {
+      wanted[selected.name].versions.insert(selected.number);
+      continue;
+    }
+    for (const auto& [name, versions] : by_name) {
+      if (selected.name.empty() || selected.name == name) Add(selected, versions, &wanted[name]);
+    }
   }
-  for (const ModelVersion& model : models) {
-    const absl::Status exists = CheckExists(model, repository);
-    if (!exists.ok()) return exists;
-  }
-  for (const ModelVersion& model : models) {
-    const absl::StatusOr<ModelInfo> info = host.Load(model.name, model.version);
-    if (info.ok()) {
-      LogInfo(absl::StrCat("loaded model ", info->name, "/", info->version,
-                           info->active_posterior_id.empty()
-                               ? ", which has no active posterior yet"
-                               : absl::StrCat(" with posterior ", info->active_posterior_id)));
-    } else {
-      LogError(absl::StrCat("model ", Title(model), " is not served: ", info.status().message()));
+  return wanted;
+}
+
+absl::Status CheckPresent(const ModelSelection& selection,
+                          const std::vector<ModelVersion>& present) {
+  const Versions by_name = ByName(present);
+  for (const SelectedModel& selected : selection) {
+    if (selected.name.empty()) continue;
+    const auto found = by_name.find(selected.name);
+    if (found == by_name.end()) {
+      return absl::NotFoundError(
+          absl::StrCat("load: there is no model '", selected.name, "' in the registry"));
+    }
+    if (selected.policy == VersionPolicy::kSpecific && found->second.count(selected.number) == 0) {
+      return absl::NotFoundError(absl::StrCat("load: model '", selected.name, "/", selected.number,
+                                              "': there is no such version in the registry"));
     }
   }
   return absl::OkStatus();

@@ -1,31 +1,48 @@
-// The `load` setting: which models a server loads before it takes calls.
-//
-// A model that is damaged is logged and left out, so that one bad checkpoint does not stop the
-// others from being served; a model that was asked for by name and is not there is an error of the
-// setting. Free functions.
+// The `load` setting: which versions of which models a server serves. Free functions on values.
 #pragma once
 
+#include <cstdint>
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/registry/repository.h"
-#include "server/serving/model_host.h"
 
 namespace laplaced {
 
-struct ModelSelection {
-  bool all = false;                  // the highest version of every model
-  std::vector<ModelVersion> models;  // version 0: the highest
+enum class VersionPolicy { kLatest, kAll, kSpecific };
+
+struct SelectedModel {
+  std::string name;  // empty: every model
+  VersionPolicy policy = VersionPolicy::kLatest;
+  int64_t number = 1;  // kLatest: how many; kSpecific: which
 };
 
-// "all", "none", or a list "name,name/version". INVALID_ARGUMENT.
+using ModelSelection = std::vector<SelectedModel>;  // empty: none
+
+// "none", or a list of "name", "name/3", "name/latest:2" and "name/all", in which the name "all" is
+// every model. INVALID_ARGUMENT.
 absl::StatusOr<ModelSelection> ParseModelSelection(const std::string& load);
 
-// Loads them one after the other. Error: a listed model does not exist, or the repository cannot be
-// read.
-absl::Status LoadSelectedModels(const ModelSelection& selection, const Repository& repository,
-                                ModelHost& host);
+struct WantedModel {
+  std::set<int64_t> versions;
+  // Of the policy kLatest, the versions below: the highest that works may serve while none of
+  // `versions` does.
+  std::set<int64_t> substitutes;
+};
+
+using WantedModels = std::map<std::string, WantedModel>;  // by name
+
+// What a selection means for a repository with these models (Repository::ListModels). A specific
+// version is wanted whether it is there or not; a name that is selected and has no version is left
+// out.
+WantedModels FindWanted(const ModelSelection& selection, const std::vector<ModelVersion>& present);
+
+// NOT_FOUND if a name or a specific version is not there.
+absl::Status CheckPresent(const ModelSelection& selection,
+                          const std::vector<ModelVersion>& present);
 
 }  // namespace laplaced

@@ -20,6 +20,8 @@
 #include "absl/strings/str_join.h"
 #include "absl/types/optional.h"
 #include "server/app/config.h"
+#include "server/app/model_health.h"
+#include "server/app/model_keeper.h"
 #include "server/app/model_selection.h"
 #include "server/app/server_metrics.h"
 #include "server/observe/call_metrics.h"
@@ -154,20 +156,22 @@ absl::StatusOr<Registry> OpenRegistry(const ServerConfig& config) {
 
 // In the order of dependence: what stands later uses what stands before it.
 struct Server::Parts {
-  Parts(const ServerConfig& settings, Access access, Registry registry,
+  Parts(const ServerConfig& settings, Access access, Registry registry, ModelSelection selection,
         const ServerBackend& backend)
       : config(settings),
         credentials(std::move(access.credentials)),
         guard(std::move(access.guard)),
         lock(std::move(registry.lock)),
         repository(std::move(registry.repository)),
-        datasets(repository.DatasetsFolder(), config.max_dataset_bytes()),
+        datasets(repository.DatasetsFolder(), config.max_dataset_bytes(),
+                 config.max_datasets_bytes()),
         operation_metrics(metrics),
         operations(std::move(registry.operations), config.max_concurrent_fits(),
                    [this](const OperationRecord& record, double seconds) {
                      operation_metrics.Ended(record, seconds);
                    }),
-        host(backend.make_model_host(repository, HostOptions(settings))),
+        host(backend.make_model_host(repository, HostOptions())),
+        keeper(std::move(selection), repository, *host),
         fits(backend.make_fit_service(repository, datasets, *host, operations)),
         serving_metrics(metrics),
         call_metrics(metrics, ServedMethods()),
@@ -189,9 +193,11 @@ struct Server::Parts {
     AddServerMetrics(operations, *host, LAPLACED_VERSION, metrics);
   }
 
-  static ModelHostOptions HostOptions(const ServerConfig& settings) {
+  ModelHostOptions HostOptions() {
     ModelHostOptions options;
-    options.max_batch_size = settings.max_batch_size();
+    options.max_batch_size = config.max_batch_size();
+    options.max_model_bytes = config.max_model_bytes();
+    options.on_change = [this](const std::string& name) { model_health.Update(name); };
     return options;
   }
 
@@ -220,7 +226,9 @@ struct Server::Parts {
   Metrics metrics;
   OperationMetrics operation_metrics;
   Operations operations;
+  ModelHealth model_health;
   const std::unique_ptr<ModelHost> host;
+  ModelKeeper keeper;
   const std::unique_ptr<FitService> fits;
   ServingMetrics serving_metrics;
   CallMetrics call_metrics;
@@ -294,6 +302,7 @@ absl::Status Server::Parts::Listen() {
   for (const char* service : kPredictionServices) {
     server->GetHealthCheckService()->SetServingStatus(service, true);
   }
+  model_health.Begin(*host, *server->GetHealthCheckService());
   not_ready = nullptr;
   WarnIfPublic(address, !config.tls_cert().empty(),
                !config.tls_client_ca().empty() || !config.tokens().empty());
@@ -331,7 +340,9 @@ bool Server::Parts::Stop(steady_clock::time_point calls_deadline,
   bool operations_ended = false;
   std::thread operations_stop([&] { operations_ended = operations.Shutdown(operations_deadline); });
   if (server) StopCalls(calls_deadline);
+  model_health.End();
   operations_stop.join();
+  keeper.Stop();
   batcher.Shutdown(steady_clock::time_point::min());
   for (ComputeQueue* queue : {&admin_queue, &upload_queue}) {
     queue->Shutdown(steady_clock::time_point::min());
@@ -354,13 +365,16 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config
   const absl::StatusOr<ModelSelection> selection = ParseModelSelection(config.load());
   if (!selection.ok()) return selection.status();
 
-  std::unique_ptr<Server> server(new Server(
-      std::make_unique<Parts>(config, *std::move(access), *std::move(registry), backend)));
+  std::unique_ptr<Server> server(new Server(std::make_unique<Parts>(
+      config, *std::move(access), *std::move(registry), *selection, backend)));
   Parts& parts = *server->parts_;
   absl::Status status = parts.ListenHttp();
-  if (status.ok()) status = LoadSelectedModels(*selection, parts.repository, *parts.host);
+  if (status.ok()) status = parts.keeper.LoadSelected();
   if (status.ok()) status = parts.Listen();
   if (!status.ok()) return status;
+  if (config.registry_poll_seconds() > 0) {
+    parts.keeper.Watch(config.registry_poll_seconds(), backend.on_compute_thread);
+  }
   return server;
 }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <mutex>
 #include <system_error>
 #include <utility>
 
@@ -119,8 +120,8 @@ absl::StatusOr<int64_t> CheckShape(const char* field, DType dtype,
   return bytes;
 }
 
-// INVALID_ARGUMENT, RESOURCE_EXHAUSTED or OK.
-absl::Status CheckHeader(const DatasetHeader& header, int64_t max_bytes) {
+// The bytes of all values. INVALID_ARGUMENT or RESOURCE_EXHAUSTED.
+absl::StatusOr<int64_t> CheckHeader(const DatasetHeader& header, int64_t max_bytes) {
   if (header.n_rows < 1) {
     return FieldError("header.n_rows",
                       absl::StrCat("expected a positive number, got ", header.n_rows));
@@ -145,7 +146,23 @@ absl::Status CheckHeader(const DatasetHeader& header, int64_t max_bytes) {
         absl::StrCat("the data set has ", *inputs, " bytes of inputs and ", *targets,
                      " bytes of targets, more than the limit of ", max_bytes));
   }
-  return absl::OkStatus();
+  return *inputs + *targets;
+}
+
+// Bytes of the data sets that are complete; what is being written stands in hidden folders.
+int64_t StoredBytes(const std::string& root) {
+  int64_t bytes = 0;
+  std::error_code error;
+  auto entry = std::filesystem::directory_iterator(root, error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    if (!IsDatasetId(entry->path().filename().string())) continue;
+    for (const char* file : {kInputsFile, kTargetsFile}) {
+      std::error_code unreadable;
+      const std::uintmax_t size = std::filesystem::file_size(entry->path() / file, unreadable);
+      if (!unreadable) bytes += static_cast<int64_t>(size);
+    }
+  }
+  return bytes;
 }
 
 template <typename T>
@@ -228,6 +245,29 @@ absl::Status ReplaceFolder(const std::string& from, const std::string& to) {
 
 }  // namespace
 
+// Bytes that writers have announced and not yet given up or stored.
+struct DatasetStore::Pending {
+  std::mutex mutex;
+  int64_t bytes = 0;
+};
+
+class DatasetStore::Share {
+ public:
+  // REQUIRES: pending->mutex held.
+  Share(std::shared_ptr<Pending> pending, int64_t bytes)
+      : pending_(std::move(pending)), bytes_(bytes) {
+    pending_->bytes += bytes_;
+  }
+  ~Share() {
+    std::lock_guard<std::mutex> lock(pending_->mutex);
+    pending_->bytes -= bytes_;
+  }
+
+ private:
+  const std::shared_ptr<Pending> pending_;
+  const int64_t bytes_;
+};
+
 struct DatasetWriter::State {
   ~State() {
     inputs.fd.Reset();
@@ -239,6 +279,7 @@ struct DatasetWriter::State {
   absl::Status Finish(const DatasetInfo& info);
 
   DatasetStore store;
+  std::unique_ptr<DatasetStore::Share> share;
   std::string folder;     // of all data sets
   std::string temporary;  // of this one
   DatasetHeader header;
@@ -334,12 +375,34 @@ absl::StatusOr<DatasetInfo> DatasetWriter::Commit() {
   return info;
 }
 
-DatasetStore::DatasetStore(std::string folder, int64_t max_dataset_bytes)
-    : folder_(std::move(folder)), max_dataset_bytes_(max_dataset_bytes) {}
+DatasetStore::DatasetStore(std::string folder, int64_t max_dataset_bytes, int64_t max_total_bytes)
+    : folder_(std::move(folder)),
+      max_dataset_bytes_(max_dataset_bytes),
+      max_total_bytes_(max_total_bytes),
+      pending_(std::make_shared<Pending>()) {}
+
+absl::StatusOr<std::unique_ptr<DatasetStore::Share>> DatasetStore::Reserve(int64_t bytes) const {
+  std::lock_guard<std::mutex> lock(pending_->mutex);
+  if (max_total_bytes_ > 0) {
+    const int64_t stored = StoredBytes(folder_);
+    if (bytes > max_total_bytes_ - stored - pending_->bytes) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the data set has ", bytes, " bytes, and of the server's limit of ", max_total_bytes_,
+          " for all data sets (max_datasets_bytes) ", stored, " are stored and ", pending_->bytes,
+          " on their way: remove data sets that are not needed from the registry's folder "
+          "datasets, "
+          "or raise the limit"));
+    }
+  }
+  return std::make_unique<Share>(pending_, bytes);
+}
 
 absl::StatusOr<std::unique_ptr<DatasetWriter>> DatasetStore::NewWriter(
     const DatasetHeader& header) const {
-  if (absl::Status status = CheckHeader(header, max_dataset_bytes_); !status.ok()) return status;
+  const absl::StatusOr<int64_t> bytes = CheckHeader(header, max_dataset_bytes_);
+  if (!bytes.ok()) return bytes.status();
+  absl::StatusOr<std::unique_ptr<Share>> share = Reserve(*bytes);
+  if (!share.ok()) return share.status();
   const std::string temporary = TemporaryPath(folder_);
   if (absl::Status status = MakeFolders(temporary); !status.ok()) return status;
   const auto column = [&](const char* field, DType dtype, const std::vector<int64_t>& shape,
@@ -347,7 +410,7 @@ absl::StatusOr<std::unique_ptr<DatasetWriter>> DatasetStore::NewWriter(
     return Column{field, dtype, shape, *NumElements(shape), Join(temporary, file), UniqueFd()};
   };
   std::unique_ptr<DatasetWriter::State> state(new DatasetWriter::State{
-      *this, folder_, temporary, header, DatasetHasher(header),
+      *this, *std::move(share), folder_, temporary, header, DatasetHasher(header),
       column("inputs", header.input_dtype, header.example_shape, kInputsFile),
       column("targets", header.target_dtype, header.target_shape, kTargetsFile)});
   for (Column* file : {&state->inputs, &state->targets}) {

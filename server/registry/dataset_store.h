@@ -4,7 +4,8 @@
 // formats/dataset_id.h, which the client uses too), so equal data has equal ids and is stored once.
 // A writer appends rows in order to a hidden temporary folder, and refuses floats that are not
 // finite; Commit checks the row count, fsyncs and renames. Dropping a writer without Commit removes
-// its files. The store enforces a byte limit per data set (RESOURCE_EXHAUSTED, before writing).
+// its files. The store enforces a byte limit per data set and one for all of them together, those
+// that are being written included (RESOURCE_EXHAUSTED, before writing).
 // DatasetStore is thread-safe; a DatasetWriter belongs to one thread at a time and does not need
 // the store any more.
 #pragma once
@@ -60,7 +61,8 @@ struct DatasetFiles {
 
 class DatasetStore {
  public:
-  DatasetStore(std::string folder, int64_t max_dataset_bytes);
+  // `max_total_bytes` 0: no limit.
+  DatasetStore(std::string folder, int64_t max_dataset_bytes, int64_t max_total_bytes = 0);
 
   // INVALID_ARGUMENT for an impossible header (no rows, a non-positive dimension, overflow, more
   // than 31 dimensions per example, unsupported dtype: inputs are float32, float64 or uint8;
@@ -72,8 +74,15 @@ class DatasetStore {
   absl::StatusOr<DatasetFiles> Find(const std::string& id) const;
 
  private:
+  friend class DatasetWriter;
+  struct Pending;
+  class Share;
+  absl::StatusOr<std::unique_ptr<Share>> Reserve(int64_t bytes) const;
+
   std::string folder_;
   int64_t max_dataset_bytes_;
+  int64_t max_total_bytes_;
+  std::shared_ptr<Pending> pending_;  // of this store and its copies
 };
 
 }  // namespace laplaced

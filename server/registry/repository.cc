@@ -25,6 +25,7 @@ namespace {
 
 constexpr size_t kMaxNameLength = 128;
 constexpr int64_t kMaxActiveBytes = 4096;
+constexpr char kCheckpointFile[] = "model.pt";
 constexpr char kActiveFile[] = "ACTIVE";
 constexpr char kPosteriorsFolder[] = "posteriors";
 
@@ -40,6 +41,13 @@ bool IsFolder(const std::string& path) {
 bool IsFile(const std::string& path) {
   std::error_code error;
   return std::filesystem::is_regular_file(path, error);
+}
+
+// 0 if there is no such file.
+int64_t FileBytes(const std::string& path) {
+  std::error_code error;
+  const std::uintmax_t bytes = std::filesystem::file_size(path, error);
+  return error ? 0 : static_cast<int64_t>(bytes);
 }
 
 bool IsValidName(absl::string_view name) {
@@ -197,6 +205,22 @@ absl::Status Repository::SetActivePosterior(const ModelVersion& model,
   absl::StatusOr<std::string> folder = ModelFolder(model);
   if (!folder.ok()) return folder.status();
   return ReplaceFile(Join(*folder, kActiveFile), {posterior_id, "\n"});
+}
+
+absl::StatusOr<int64_t> Repository::BytesOf(const ModelVersion& model,
+                                            const std::string& posterior_id) const {
+  absl::StatusOr<std::string> folder = ModelFolder(model);
+  if (!folder.ok()) return folder.status();
+  int64_t bytes = FileBytes(Join(*folder, kCheckpointFile));
+  if (posterior_id.empty()) return bytes;
+  absl::StatusOr<std::string> posterior = PosteriorFolder(model, posterior_id);
+  if (!posterior.ok()) return posterior.status();
+  std::error_code error;
+  auto entry = std::filesystem::directory_iterator(*posterior, error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    bytes += FileBytes(entry->path().string());
+  }
+  return bytes;
 }
 
 std::string Repository::ModelsFolder() const { return Join(root_, "models"); }

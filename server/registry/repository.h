@@ -69,6 +69,10 @@ class Repository {
   // posterior exists.
   absl::Status SetActivePosterior(const ModelVersion& model, const std::string& posterior_id) const;
 
+  // Bytes of the checkpoint and, unless the id is empty, of the posterior's files, as they are on
+  // disk; what is missing counts as nothing. Errors: INVALID_ARGUMENT, NOT_FOUND (model).
+  absl::StatusOr<int64_t> BytesOf(const ModelVersion& model, const std::string& posterior_id) const;
+
   std::string DatasetsFolder() const;
   std::string OperationsFolder() const;
 

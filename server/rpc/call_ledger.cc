@@ -122,9 +122,8 @@ void CallEntry::Read(const std::multimap<grpc::string_ref, grpc::string_ref>& me
                      std::string peer) {
   const auto text = [&](const char* name) {
     const auto found = metadata.find(name);
-    return found == metadata.end()
-               ? absl::string_view()
-               : absl::string_view(found->second.data(), found->second.size());
+    return found == metadata.end() ? absl::string_view()
+                                   : absl::string_view(found->second.data(), found->second.size());
   };
   const absl::string_view id = text(kRequestIdHeader);
   request_id_ = IsRequestId(id) ? std::string(id) : NewRequestId();

@@ -7,8 +7,8 @@
 // change something, debug for all others, so that neither traffic nor overload fills a disk.
 //
 // Calls of other services (health, reflection) are not entered: their streams may last as long as
-// their clients, and nothing is lost when they are cut. A ledger is thread-safe and must outlive its
-// entries; an entry belongs to one thread at a time.
+// their clients, and nothing is lost when they are cut. A ledger is thread-safe and must outlive
+// its entries; an entry belongs to one thread at a time.
 #pragma once
 
 #include <grpcpp/server_context.h>

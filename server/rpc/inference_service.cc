@@ -56,7 +56,7 @@ absl::Status Submit(const PredictionParts& parts, const grpc::CallbackServerCont
   const absl::Status inputs = ReadInferenceInputs(message, *read);
   if (!inputs.ok()) return inputs;
   const auto request = std::make_shared<const InferenceRequest>(*std::move(read));
-  const auto model = parts.host.Pin(request->model, request->version);
+  const auto model = parts.host.PinToAnswer(request->model, request->version);
   if (!model.ok()) return model.status();
   const std::shared_ptr<ComputeContext>& context = reactor->context();
   if (request->timeout) {
@@ -113,7 +113,7 @@ grpc::ServerUnaryReactor* InferenceService::ModelReady(grpc::CallbackServerConte
   if (!version.ok()) return FinishNow(call, kModelReady, version.status());
   const absl::Status valid = CheckModel("name", request->name(), *version);
   if (!valid.ok()) return FinishNow(call, kModelReady, valid);
-  const auto model = parts_.host.Pin(request->name(), *version);
+  const auto model = parts_.host.PinToAnswer(request->name(), *version);
   response->set_ready(ready_() && model.ok() && !(*model)->posterior_id().empty());
   return FinishNow(call, kModelReady, absl::OkStatus());
 }
@@ -139,7 +139,7 @@ grpc::ServerUnaryReactor* InferenceService::ModelMetadata(
   if (!version.ok()) return FinishNow(call, kModelMetadata, version.status());
   const absl::Status valid = CheckModel("name", request->name(), *version);
   if (!valid.ok()) return FinishNow(call, kModelMetadata, valid);
-  const auto model = parts_.host.Pin(request->name(), *version);
+  const auto model = parts_.host.PinToAnswer(request->name(), *version);
   if (!model.ok()) return FinishNow(call, kModelMetadata, model.status());
   FillModelMetadata((*model)->info(), response);
   for (const int64_t loaded : parts_.host.LoadedVersions(request->name())) {

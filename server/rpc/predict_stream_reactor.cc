@@ -181,7 +181,7 @@ absl::Status PredictStreamReactor::ReadWork(const char* path, const Request& req
   if (!status.ok()) return UnderPath(path, status);
   const auto priority = ToPriority(request.priority(), Priority::kBulk);
   if (!priority.ok()) return UnderPath(path, priority.status());
-  auto model = parts_.host.Pin(request.model(), request.version());
+  auto model = parts_.host.PinToAnswer(request.model(), request.version());
   if (!model.ok()) return model.status();
   priority_ = *priority;
   model_ = *std::move(model);

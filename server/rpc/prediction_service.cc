@@ -35,7 +35,7 @@ absl::Status Submit(const PredictionParts& parts, const grpc::CallbackServerCont
   if (!room.ok()) return room;
   absl::StatusOr<ArrayView> inputs = ViewTensor(request.inputs(), "inputs");
   if (!inputs.ok()) return inputs.status();
-  const auto model = parts.host.Pin(request.model(), request.version());
+  const auto model = parts.host.PinToAnswer(request.model(), request.version());
   if (!model.ok()) return model.status();
   const absl::Status valid = CheckAnswerable(parts, **model, *inputs, *options);
   if (!valid.ok()) return valid;

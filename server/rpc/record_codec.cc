@@ -168,6 +168,7 @@ void FillModel(const ModelInfo& info, v1::Model* model) {
   model->mutable_last_layer_parameters()->Assign(info.last_layer_parameters.begin(),
                                                  info.last_layer_parameters.end());
   model->set_description(info.description);
+  model->set_memory_bytes(info.memory_bytes);
 }
 
 void FillOperation(const OperationSnapshot& snapshot, v1::Operation* operation) {

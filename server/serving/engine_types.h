@@ -46,6 +46,7 @@ struct ModelInfo {
   std::vector<std::string> generic_parameters;
   std::vector<std::string> last_layer_parameters;
   std::string description;
+  int64_t memory_bytes = 0;  // of the files of checkpoint and active posterior
 };
 
 struct PredictOptions {

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -51,6 +52,11 @@ class ServedModel {
 
 struct ModelHostOptions {
   int64_t max_batch_size = 1024;
+  // Of all loaded models together (ModelInfo::memory_bytes); 0: no limit.
+  int64_t max_model_bytes = 0;
+  // Told the name of a model after anything about its loaded versions or their posteriors has
+  // changed, on the thread that changed it; may be empty.
+  std::function<void(const std::string& name)> on_change;
 };
 
 class ModelHost {
@@ -63,17 +69,26 @@ class ModelHost {
   // available).
   virtual absl::StatusOr<ModelInfo> Get(const std::string& name, int64_t version) const = 0;
   // `version` 0: the highest in the repository. Includes the active posterior and a warm-up.
+  // RESOURCE_EXHAUSTED if it would take more memory than there may be, before anything is read.
   virtual absl::StatusOr<ModelInfo> Load(const std::string& name, int64_t version) = 0;
   // `version` 0: all loaded versions.
   virtual absl::Status Unload(const std::string& name, int64_t version) = 0;
-  // NOT_FOUND if it is not loaded (message says how to load it).
+  // `version` 0: the loaded version with the highest number. NOT_FOUND if it is not loaded (message
+  // says how to load it).
   virtual absl::StatusOr<std::shared_ptr<const ServedModel>> Pin(const std::string& name,
                                                                  int64_t version) const = 0;
+  // The same for who wants an answer: `version` 0 is the highest that has an active posterior, so
+  // that a version that waits for its first posterior takes nobody's requests. Without any, as Pin.
+  virtual absl::StatusOr<std::shared_ptr<const ServedModel>> PinToAnswer(const std::string& name,
+                                                                         int64_t version) const = 0;
   // Sorted; empty if none is loaded.
   virtual std::vector<int64_t> LoadedVersions(const std::string& name) const = 0;
   // Reads, checks and switches, then records it durably.
   virtual absl::Status ActivatePosterior(const std::string& name, int64_t version,
                                          const std::string& posterior_id) = 0;
+  // Takes up the posterior that the repository says is active, if it is another than that of the
+  // loaded version: somebody else may have activated it. True if it was. An error changes nothing.
+  virtual absl::StatusOr<bool> RefreshPosterior(const std::string& name, int64_t version) = 0;
 };
 
 // The real one, on LibTorch. Applies thread settings of server/model/torch_runtime.h on the calling

@@ -52,28 +52,32 @@ class TorchModelHost : public ModelHost {
       std::lock_guard<std::mutex> lock(mutex_);
       if (const auto it = loaded_.find(key); it != loaded_.end()) return it->second->info();
     }
-    auto loaded = LoadVersion(found);
-    std::lock_guard<std::mutex> lock(mutex_);
+    const auto loaded = LoadVersion(found);
     if (!loaded.ok()) {
+      std::lock_guard<std::mutex> lock(mutex_);
       failures_[key] = std::string(loaded.status().message());
       return loaded.status();
     }
-    failures_.erase(key);
-    loaded_[key] = *loaded;
+    Put(key, *loaded);
     return (*loaded)->info();
   }
 
   absl::Status Unload(const std::string& name, int64_t version) override {
     LAPLACED_RETURN_IF_ERROR(ValidateName("name", name));
     std::lock_guard<std::mutex> changing(changing_);
-    std::lock_guard<std::mutex> lock(mutex_);
     bool any = false;
-    for (auto it = loaded_.begin(); it != loaded_.end();) {
-      const bool matches = it->first.first == name && (version == 0 || it->first.second == version);
-      any |= matches;
-      it = matches ? loaded_.erase(it) : std::next(it);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      for (auto it = loaded_.begin(); it != loaded_.end();) {
+        const bool matches =
+            it->first.first == name && (version == 0 || it->first.second == version);
+        any |= matches;
+        it = matches ? loaded_.erase(it) : std::next(it);
+      }
     }
-    return any ? absl::OkStatus() : NotLoaded(name, version);
+    if (!any) return NotLoaded(name, version);
+    TellOfChange(name);
+    return absl::OkStatus();
   }
 
   absl::StatusOr<std::shared_ptr<const ServedModel>> Pin(const std::string& name,
@@ -81,6 +85,19 @@ class TorchModelHost : public ModelHost {
     std::lock_guard<std::mutex> lock(mutex_);
     LAPLACED_ASSIGN_OR_RETURN(auto model, FindLoaded(name, version));
     return std::shared_ptr<const ServedModel>(std::move(model));
+  }
+
+  absl::StatusOr<std::shared_ptr<const ServedModel>> PinToAnswer(const std::string& name,
+                                                                 int64_t version) const override {
+    if (version == 0) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      auto it = loaded_.upper_bound({name, INT64_MAX});
+      while (it != loaded_.begin() && std::prev(it)->first.first == name) {
+        --it;
+        if (!it->second->posterior_id().empty()) return {it->second};
+      }
+    }
+    return Pin(name, version);
   }
 
   std::vector<int64_t> LoadedVersions(const std::string& name) const override {
@@ -101,17 +118,74 @@ class TorchModelHost : public ModelHost {
       LAPLACED_ASSIGN_OR_RETURN(current, FindLoaded(name, version));
     }
     const ModelVersion found{current->info().name, current->info().version};
-    LAPLACED_ASSIGN_OR_RETURN(const std::string folder,
-                              repository_.PosteriorFolder(found, posterior_id));
-    LAPLACED_ASSIGN_OR_RETURN(const auto posterior, LoadPosterior(folder, *current->model()));
-    auto next = std::make_shared<const TorchServedModel>(current->model(), posterior, options_);
+    LAPLACED_ASSIGN_OR_RETURN(auto next, WithPosterior(*current, posterior_id));
     LAPLACED_RETURN_IF_ERROR(repository_.SetActivePosterior(found, posterior_id));
-    std::lock_guard<std::mutex> lock(mutex_);
-    loaded_[{found.name, found.version}] = std::move(next);
+    Put({found.name, found.version}, std::move(next));
     return absl::OkStatus();
   }
 
+  absl::StatusOr<bool> RefreshPosterior(const std::string& name, int64_t version) override {
+    std::lock_guard<std::mutex> changing(changing_);
+    std::shared_ptr<const TorchServedModel> current;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      LAPLACED_ASSIGN_OR_RETURN(current, FindLoaded(name, version));
+    }
+    const ModelVersion found{current->info().name, current->info().version};
+    LAPLACED_ASSIGN_OR_RETURN(const std::string active, repository_.ActivePosterior(found));
+    if (active.empty() || active == current->posterior_id()) return false;
+    LAPLACED_ASSIGN_OR_RETURN(auto next, WithPosterior(*current, active));
+    Put({found.name, found.version}, std::move(next));
+    return true;
+  }
+
  private:
+  // Serves a version from now on. REQUIRES: changing_ held.
+  void Put(const Key& key, std::shared_ptr<const TorchServedModel> model) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      failures_.erase(key);
+      loaded_[key] = std::move(model);
+    }
+    TellOfChange(key.first);
+  }
+
+  void TellOfChange(const std::string& name) const {
+    if (options_.on_change) options_.on_change(name);
+  }
+
+  // Whether a version may take so many bytes beside the others.
+  absl::Status CheckMemory(const ModelVersion& version, int64_t bytes) const {
+    const int64_t limit = options_.max_model_bytes;
+    if (limit == 0) return absl::OkStatus();
+    int64_t taken = 0;
+    std::string by;
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& [key, model] : loaded_) {
+      if (key == Key{version.name, version.version}) continue;
+      taken += model->info().memory_bytes;
+      absl::StrAppend(&by, by.empty() ? "" : ", ", key.first, "/", key.second, " ",
+                      model->info().memory_bytes);
+    }
+    if (bytes <= limit - taken) return absl::OkStatus();
+    return absl::ResourceExhaustedError(
+        absl::StrCat("model ", version.name, "/", version.version, " and its posterior have ",
+                     bytes, " bytes, and of the server's limit of ", limit, " (max_model_bytes) ",
+                     taken, " are taken", by.empty() ? "" : absl::StrCat(" (", by, ")"),
+                     ": unload a model (`laplace models unload`) or raise the limit"));
+  }
+
+  absl::StatusOr<std::shared_ptr<const TorchServedModel>> WithPosterior(
+      const TorchServedModel& current, const std::string& posterior_id) const {
+    const ModelVersion version{current.info().name, current.info().version};
+    LAPLACED_ASSIGN_OR_RETURN(const std::string folder,
+                              repository_.PosteriorFolder(version, posterior_id));
+    LAPLACED_ASSIGN_OR_RETURN(const int64_t bytes, repository_.BytesOf(version, posterior_id));
+    LAPLACED_RETURN_IF_ERROR(CheckMemory(version, bytes));
+    LAPLACED_ASSIGN_OR_RETURN(const auto posterior, LoadPosterior(folder, *current.model()));
+    return std::make_shared<const TorchServedModel>(current.model(), posterior, options_, bytes);
+  }
+
   absl::StatusOr<ModelVersion> Resolve(const std::string& name, int64_t version) const {
     if (version > 0) return ModelVersion{name, version};
     LAPLACED_ASSIGN_OR_RETURN(const int64_t latest, repository_.LatestVersion(name));
@@ -120,12 +194,18 @@ class TorchModelHost : public ModelHost {
 
   absl::StatusOr<std::shared_ptr<const TorchServedModel>> LoadVersion(
       const ModelVersion& version) const {
+    const std::string active = repository_.ActivePosterior(version).value_or("");
+    LAPLACED_ASSIGN_OR_RETURN(int64_t bytes, repository_.BytesOf(version, active));
+    LAPLACED_RETURN_IF_ERROR(CheckMemory(version, bytes));
     LAPLACED_ASSIGN_OR_RETURN(const auto model, LoadModel(repository_, version));
     // A posterior that cannot be used must not keep the model from loading: fitting or activating
     // another one is the repair.
     auto posterior = LoadActivePosterior(version, *model);
+    if (!posterior.ok()) {
+      LAPLACED_ASSIGN_OR_RETURN(bytes, repository_.BytesOf(version, ""));
+    }
     auto served = std::make_shared<const TorchServedModel>(
-        model, posterior.ok() ? *posterior : nullptr, options_,
+        model, posterior.ok() ? *posterior : nullptr, options_, bytes,
         posterior.ok()
             ? ""
             : absl::StrCat("the active posterior cannot be used: ", posterior.status().message()));

@@ -52,12 +52,14 @@ std::vector<bool> LastLayerMask(const Network& network, const std::vector<std::s
 
 TorchServedModel::TorchServedModel(std::shared_ptr<const LoadedModel> model,
                                    std::shared_ptr<const LoadedPosterior> posterior,
-                                   const ModelHostOptions& options, const std::string& remark)
+                                   const ModelHostOptions& options, int64_t memory_bytes,
+                                   const std::string& remark)
     : model_(std::move(model)),
       posterior_(std::move(posterior)),
       options_(options),
       info_(model_->info),
       remark_(remark) {
+  info_.memory_bytes = memory_bytes;
   if (posterior_ != nullptr) {
     info_.active_posterior_id = posterior_->artifact.record.id;
     last_layer_ = LastLayerMask(posterior_->uncertain.network, info_.last_layer_parameters);

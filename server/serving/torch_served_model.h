@@ -19,10 +19,11 @@ namespace laplaced {
 class TorchServedModel : public ServedModel {
  public:
   // `posterior` may be null; `remark` then says why, if there is more to say than that none was
-  // fitted.
+  // fitted. `memory_bytes` is of both.
   TorchServedModel(std::shared_ptr<const LoadedModel> model,
                    std::shared_ptr<const LoadedPosterior> posterior,
-                   const ModelHostOptions& options, const std::string& remark = "");
+                   const ModelHostOptions& options, int64_t memory_bytes,
+                   const std::string& remark = "");
 
   const ModelInfo& info() const override { return info_; }
   std::string posterior_id() const override { return info_.active_posterior_id; }

@@ -48,11 +48,25 @@ struct Health {
   int status;
 };
 
-Health CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const std::string& service) {
+grpc::ByteBuffer HealthRequest(const std::string& service) {
   std::string bytes;
   if (!service.empty()) bytes = std::string("\x0a") + static_cast<char>(service.size()) + service;
   const grpc::Slice slice(bytes);
-  const grpc::ByteBuffer request(&slice, 1);
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+int StatusIn(const grpc::ByteBuffer& response) {
+  std::vector<grpc::Slice> slices;
+  EXPECT_TRUE(response.Dump(&slices).ok());
+  std::string answer;
+  for (const grpc::Slice& part : slices) {
+    answer.append(reinterpret_cast<const char*>(part.begin()), part.size());
+  }
+  return answer.size() == 2 ? answer[1] : 0;
+}
+
+Health CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const std::string& service) {
+  const grpc::ByteBuffer request = HealthRequest(service);
   grpc::ByteBuffer response;
   grpc::ClientContext context;
   grpc::CompletionQueue queue;
@@ -69,14 +83,49 @@ Health CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const std::str
   while (queue.Next(&tag, &ok)) {
   }
   if (!status.ok()) return {status.error_code(), 0};
-  std::vector<grpc::Slice> slices;
-  EXPECT_TRUE(response.Dump(&slices).ok());
-  std::string answer;
-  for (const grpc::Slice& part : slices) {
-    answer.append(reinterpret_cast<const char*>(part.begin()), part.size());
-  }
-  return {StatusCode::OK, answer.size() == 2 ? answer[1] : 0};
+  return {StatusCode::OK, StatusIn(response)};
 }
+
+// A Watch: the status at first, then every change.
+class HealthWatch {
+ public:
+  HealthWatch(const std::shared_ptr<grpc::Channel>& channel, const std::string& service)
+      : stub_(channel) {
+    call_ = stub_.PrepareCall(&context_, "/grpc.health.v1.Health/Watch", &queue_);
+    call_->StartCall(this);
+    EXPECT_TRUE(Wait());
+    call_->Write(HealthRequest(service), this);
+    EXPECT_TRUE(Wait());
+    call_->WritesDone(this);
+    EXPECT_TRUE(Wait());
+  }
+  ~HealthWatch() {
+    Cancel();
+    grpc::Status status;
+    call_->Finish(&status, this);
+    Wait();
+  }
+
+  int Next() {
+    grpc::ByteBuffer response;
+    call_->Read(&response, this);
+    return Wait() ? StatusIn(response) : -1;
+  }
+  void Cancel() { context_.TryCancel(); }
+
+ private:
+  bool Wait() {
+    void* tag = nullptr;
+    bool ok = false;
+    const auto deadline = std::chrono::system_clock::now() + std::chrono::seconds(30);
+    return queue_.AsyncNext(&tag, &ok, deadline) == grpc::CompletionQueue::GOT_EVENT && ok;
+  }
+
+  grpc::GenericStub stub_;
+  grpc::ClientContext context_;
+  grpc::CompletionQueue queue_;
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call_;
+};
 
 v1::ServerConfig ConfigFor(const std::string& registry) {
   v1::ServerConfig config = DefaultConfig();
@@ -144,6 +193,36 @@ TEST(ServerTest, SaysWhereItListensAndThatItServes) {
     EXPECT_EQ(CheckHealth(server.channel, service).status, 1) << service;
   }
   EXPECT_EQ(CheckHealth(server.channel, "nosuch").code, StatusCode::NOT_FOUND);
+}
+
+TEST(ServerTest, EveryModelHasItsHealth) {
+  TestServer server;
+  constexpr int kServing = 1, kNotServing = 2;
+  const auto health = [&](const std::string& name) {
+    return CheckHealth(server.channel, "models/" + name);
+  };
+  EXPECT_EQ(health("net").status, kServing);
+  EXPECT_EQ(health("net/1").status, kServing);
+  EXPECT_EQ(health("net/2").code, StatusCode::NOT_FOUND);
+  EXPECT_EQ(health("bare").status, kNotServing);
+  ASSERT_THAT(server.host->ActivatePosterior("bare", 1, "p-7"), IsOk());
+  EXPECT_EQ(health("bare").status, kServing);
+  EXPECT_EQ(health("bare/1").status, kServing);
+
+  HealthWatch watch(server.channel, "models/net");
+  EXPECT_EQ(watch.Next(), kServing);
+  ASSERT_THAT(server.host->Unload("net", 1), IsOk());
+  EXPECT_EQ(watch.Next(), kNotServing);
+  EXPECT_EQ(health("net/1").status, kNotServing);
+  server.host->Add("net", 2, "p-1");
+  ASSERT_THAT(server.host->Load("net", 2), IsOk());
+  EXPECT_EQ(watch.Next(), kServing);
+  EXPECT_EQ(health("net/2").status, kServing);
+
+  std::thread stop([&] { server.server->Stop(); });
+  EXPECT_EQ(watch.Next(), kNotServing);
+  watch.Cancel();
+  stop.join();
 }
 
 TEST(ServerTest, ListensOnAUnixSocket) {

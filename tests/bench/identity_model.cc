@@ -121,10 +121,15 @@ class IdentityHost final : public ModelHost {
     if (name == kIdentityName && version <= 1) return model_;
     return absl::NotFoundError(absl::StrCat("there is only ", kIdentityName));
   }
+  absl::StatusOr<std::shared_ptr<const ServedModel>> PinToAnswer(const std::string& name,
+                                                                 int64_t version) const override {
+    return Pin(name, version);
+  }
   std::vector<int64_t> LoadedVersions(const std::string&) const override { return {1}; }
   absl::Status ActivatePosterior(const std::string&, int64_t, const std::string&) override {
     return Fixed();
   }
+  absl::StatusOr<bool> RefreshPosterior(const std::string&, int64_t) override { return false; }
 
  private:
   static absl::Status Fixed() { return absl::FailedPreconditionError("the model is fixed"); }

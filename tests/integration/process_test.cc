@@ -37,12 +37,14 @@ std::vector<char*> Pointers(std::vector<std::string>& arguments) {
 class ServerProcess {
  public:
   explicit ServerProcess(const std::string& root, const std::string& listen = "127.0.0.1:0",
-                         const std::string& http = "127.0.0.1:0")
+                         const std::string& http = "127.0.0.1:0",
+                         const std::vector<std::string>& more = {})
       : address_file_(root + "/address"), log_(root + "/log") {
     std::filesystem::remove(address_file_);
     std::vector<std::string> arguments = {
         LAPLACED_SERVER_BINARY, "--registry", root, "--listen", listen, "--http-listen", http,
         "--address-file",       address_file_};
+    arguments.insert(arguments.end(), more.begin(), more.end());
     auto pointers = Pointers(arguments);
     pid_ = fork();
     if (pid_ == 0) {
@@ -172,6 +174,24 @@ TEST_F(ProcessTest, SigtermEndsItCleanlyAndHealthTellsBefore) {
   EXPECT_EQ(*health, laplace::client::HealthState::kServing);
   server.Signal(SIGTERM);
   EXPECT_EQ(server.Wait(), 0) << server.Log();
+}
+
+TEST_F(ProcessTest, ASecondSignalEndsItAtOnce) {
+  ServerProcess server(world_.root(), "127.0.0.1:0", "127.0.0.1:0",
+                       {"--drain-delay-seconds", "3600"});
+  const auto client = World::Connect(server.Address());
+  server.Signal(SIGTERM);
+  for (int i = 0; i < 1000; ++i) {
+    const auto health = client->Health();
+    if (health.ok() && *health == laplace::client::HealthState::kNotServing) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  const auto health = client->Health();
+  ASSERT_THAT(health, IsOk());
+  EXPECT_EQ(*health, laplace::client::HealthState::kNotServing);
+  EXPECT_THAT(client->ListModels(), IsOk());  // calls are still taken
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 128 + SIGTERM) << server.Log();
 }
 
 TEST_F(ProcessTest, DriftMetricsAndProbesAreServedOverHttp) {

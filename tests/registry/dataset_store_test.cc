@@ -183,6 +183,31 @@ TEST_F(DatasetStoreTest, RefusesWhatIsTooLargeBeforeWriting) {
   EXPECT_THAT(NamesIn(folder_), ElementsAre());
 }
 
+TEST_F(DatasetStoreTest, AllDataSetsTogetherStayWithinTheirLimit) {
+  const DatasetStore store(folder_, kBytes, 2 * kBytes + kBytes / 2);
+  auto first = store.NewWriter(Header()), second = store.NewWriter(Header());
+  ASSERT_THAT(first, IsOk());
+  ASSERT_THAT(second, IsOk());
+  // Those that are written count, in copies of the store too.
+  const DatasetStore copy = store;
+  EXPECT_THAT(copy.NewWriter(Header()),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("max_datasets_bytes")));
+  second->reset();
+  EXPECT_THAT(store.NewWriter(Header()), IsOk());
+  // And those that are stored, also by others.
+  ASSERT_THAT(AppendRows(**first, Numbers(), 0, kRows), IsOk());
+  ASSERT_THAT((*first)->Commit(), IsOk());
+  first->reset();
+  int64_t stored = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder_)) {
+    if (entry.path().extension() == ".npy") stored += static_cast<int64_t>(entry.file_size());
+  }
+  ASSERT_GT(stored, kBytes);
+  EXPECT_THAT(DatasetStore(folder_, kBytes, stored + kBytes - 1).NewWriter(Header()),
+              StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_THAT(DatasetStore(folder_, kBytes, stored + kBytes).NewWriter(Header()), IsOk());
+}
+
 TEST_F(DatasetStoreTest, RefusesChunksThatDoNotFitAndStaysUsable) {
   const Values values = Numbers();
   std::unique_ptr<DatasetWriter> writer = NewWriter();

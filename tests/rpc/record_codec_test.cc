@@ -107,6 +107,7 @@ TEST(FillModelTest, FillsEveryField) {
   info.generic_parameters = {"scale"};
   info.last_layer_parameters = {"fc.weight", "fc.bias"};
   info.description = "for tests";
+  info.memory_bytes = 7;
   for (const auto& [kind, likelihood] :
        {std::pair(LikelihoodKind::kCategorical, v1::LIKELIHOOD_CATEGORICAL),
         std::pair(LikelihoodKind::kGaussian, v1::LIKELIHOOD_GAUSSIAN),

@@ -67,7 +67,7 @@ inline std::unique_ptr<TorchServedModel> Serve(const Network& network,
   auto model = std::make_shared<const LoadedModel>(
       LoadedModel{std::move(manifest), network, plan, std::move(info)});
   return std::make_unique<TorchServedModel>(std::move(model), std::move(posterior),
-                                            ModelHostOptions{});
+                                            ModelHostOptions{}, 0);
 }
 
 // Bytes of a line of /proc/self/status such as "VmHWM:"; -1 if there is none.

@@ -235,13 +235,16 @@ class FakeModelHost : public ModelHost {
     }
     const absl::Status hooked = hook ? hook(name) : absl::OkStatus();
     if (!hooked.ok()) return hooked;
+    TellOfChange(name);
     return Get(name, version);
   }
   absl::Status Unload(const std::string& name, int64_t version) override {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
     const auto found = Find(name, version);
     if (!found.ok()) return found.status();
     models_.erase({found->name, found->version});
+    lock.unlock();
+    TellOfChange(name);
     return absl::OkStatus();
   }
   absl::StatusOr<std::shared_ptr<const ServedModel>> Pin(const std::string& name,
@@ -253,6 +256,16 @@ class FakeModelHost : public ModelHost {
         std::make_shared<FakeServedModel>(*std::move(info), options_.max_batch_size, on_compute_);
     return model;
   }
+  absl::StatusOr<std::shared_ptr<const ServedModel>> PinToAnswer(const std::string& name,
+                                                                 int64_t version) const override {
+    const std::vector<int64_t> versions =
+        version == 0 ? LoadedVersions(name) : std::vector<int64_t>();
+    for (auto it = versions.rbegin(); it != versions.rend(); ++it) {
+      auto model = Pin(name, *it);
+      if (model.ok() && !(*model)->posterior_id().empty()) return model;
+    }
+    return Pin(name, version);
+  }
   std::vector<int64_t> LoadedVersions(const std::string& name) const override {
     std::lock_guard<std::mutex> lock(mutex_);
     std::vector<int64_t> versions;
@@ -263,17 +276,28 @@ class FakeModelHost : public ModelHost {
   }
   absl::Status ActivatePosterior(const std::string& name, int64_t version,
                                  const std::string& posterior_id) override {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
     const auto found = Find(name, version);
     if (!found.ok()) return found.status();
     if (posterior_id.rfind("p-", 0) != 0) {
       return absl::NotFoundError(absl::StrCat("there is no posterior '", posterior_id, "'"));
     }
     models_[{found->name, found->version}].active_posterior_id = posterior_id;
+    lock.unlock();
+    TellOfChange(name);
     return absl::OkStatus();
+  }
+  absl::StatusOr<bool> RefreshPosterior(const std::string& name, int64_t version) override {
+    const auto found = Get(name, version);
+    if (!found.ok()) return found.status();
+    return false;
   }
 
  private:
+  void TellOfChange(const std::string& name) const {
+    if (options_.on_change) options_.on_change(name);
+  }
+
   // REQUIRES: mutex_ held.
   absl::StatusOr<ModelInfo> Find(const std::string& name, int64_t version) const {
     const ModelInfo* found = nullptr;
