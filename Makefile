@@ -5,11 +5,13 @@
 #   make bench    what exact predictives and curvature products cost, beside the usual ways (minutes; wants a quiet machine)
 #   make bench-fit  what debiasing buys: fits of every kind compared on the demo network (minutes; tables in Markdown)
 #   make bench-serving  what a call costs beside bare gRPC, with a model that computes nothing (two minutes)
+#   make python   the Python client: client/python can be imported, and a wheel stands in build/python
 #   make build    server (build/release/server/app/laplaced) and client (build/release/client/cli/laplace)
 #   make format   rewrites sources with clang-format; make check-format only looks
 
 PRESET ?= release
 BUILD := build/$(PRESET)
+PYTHON_BUILD := build/python
 JOBS ?= $(shell nproc)
 
 # Debian packages, by name. Everything that is built or run comes from here.
@@ -20,7 +22,7 @@ BUILD_PACKAGES := g++ make cmake ninja-build ccache mold pkg-config \
 TEST_PACKAGES := libgtest-dev libgmock-dev libbenchmark-dev clang-format python3-numpy python3-grpcio python3-protobuf openssl
 DEMO_PACKAGES := dataset-fashion-mnist python3-sklearn
 
-.PHONY: all build test bench bench-fit bench-serving demo format check-format clean deps-build deps-demo
+.PHONY: all build python test bench bench-fit bench-serving demo format check-format clean deps-build deps-demo
 
 all: build
 
@@ -57,6 +59,10 @@ $(BUILD)/build.ninja: | deps-build
 
 build: deps-build $(BUILD)/build.ninja
 	cmake --build $(BUILD) --parallel $(JOBS)
+
+python: deps-build
+	cd client/python && /usr/bin/python3 setup.py descriptors && /usr/bin/python3 -m build --wheel --no-isolation --outdir ../../$(PYTHON_BUILD) . >/dev/null
+	@ls $(PYTHON_BUILD)/*.whl
 
 test: deps-demo build
 	ctest --preset $(PRESET)

@@ -1,0 +1,121 @@
+"""Request messages from Python's arguments, for both clients. ValueError names the argument."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _api
+from .arrays import as_inputs, as_targets, to_tensor
+
+_V1 = "laplace.v1."
+_ENUMS = {
+    "link_approx": "LinkApprox",
+    "variance_mode": "VarianceMode",
+    "priority": "Priority",
+    "debiasing": "DebiasingStrategy",
+    "residual": "ResidualKind",
+    "structure": "PosteriorStructure",
+    "curvature": "CurvatureKind",
+    "kfac_eigenvalues": "KfacEigenvalues",
+    "prior_method": "PriorMethod",
+    "noise_method": "NoiseMethod",
+}
+
+
+def build(name: str, /, **fields: Any) -> Any:
+    """A message of laplace.v1. None leaves a field unset; enums are given by their words."""
+    message = _api.message(_V1 + name)()
+    for field, value in fields.items():
+        if value is None:
+            continue
+        if field in _ENUMS:
+            try:
+                value = _api.enum_value(_ENUMS[field], value)
+            except ValueError as error:
+                raise ValueError(f"{field}: {error}") from None
+        try:
+            if isinstance(value, (list, tuple)):
+                getattr(message, field).extend(value)
+            elif hasattr(value, "DESCRIPTOR"):
+                getattr(message, field).CopyFrom(value)
+            else:
+                setattr(message, field, value.item() if isinstance(value, np.generic) else value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{field}: {error}") from None
+    return message
+
+
+def names(given: Sequence[str] | str | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or ())
+
+
+def predict(model: str, x: ArrayLike | None, options: dict[str, Any]) -> Any:
+    inputs = None if x is None else to_tensor(as_inputs(x))
+    return build("PredictRequest", model=model, inputs=inputs, **options)
+
+
+def score(model: str, x: ArrayLike | None, options: dict[str, Any]) -> Any:
+    inputs = None if x is None else to_tensor(as_inputs(x))
+    return build("ScoreRequest", model=model, inputs=inputs, **options)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A data set on its way: its content id, by which a server that has it saves the way, and the
+    messages that carry it."""
+
+    inputs: NDArray[Any]
+    targets: NDArray[Any]
+    header: Any
+    id: str
+
+    def messages(self, chunk_bytes: int) -> Iterator[tuple[int, Any]]:
+        """(rows sent so far, message): the header, then chunks of rows of about that many bytes."""
+        request = _api.message(_V1 + "UploadDatasetRequest")
+        yield 0, request(header=self.header)
+        row_bytes = max(1, (self.inputs.nbytes + self.targets.nbytes) // len(self.inputs))
+        step = max(1, chunk_bytes // row_bytes)
+        chunk = _api.message(_V1 + "DatasetChunk")
+        for begin in range(0, len(self.inputs), step):
+            x, y = self.inputs[begin : begin + step], self.targets[begin : begin + step]
+            message = request(chunk=chunk(inputs=to_tensor(x), targets=to_tensor(y)))
+            yield begin + len(x), message
+
+
+def upload(x: ArrayLike, y: ArrayLike) -> Upload:
+    inputs, targets = as_inputs(x), as_targets(y)
+    if inputs.ndim == 0 or len(inputs) == 0:
+        raise ValueError("inputs: expected rows, got none")
+    if targets.ndim == 0 or len(targets) != len(inputs):
+        got = len(targets) if targets.ndim else "a single value"
+        raise ValueError(
+            f"targets: expected {len(inputs)} rows, one for each input, got {got}"
+        )
+    tensors = [to_tensor(a[:0]) for a in (inputs, targets)]
+    header = build(
+        "DatasetHeader",
+        input_dtype=tensors[0].dtype,
+        example_shape=inputs.shape[1:],
+        target_dtype=tensors[1].dtype,
+        target_shape=targets.shape[1:],
+        n_rows=len(inputs),
+    )
+    return Upload(inputs, targets, header, _dataset_id(inputs, targets))
+
+
+def _dataset_id(inputs: NDArray[Any], targets: NDArray[Any]) -> str:
+    """formats/dataset_id.h says what it is the hash of."""
+
+    def line(array: NDArray[Any]) -> str:
+        return f"{array.dtype.name} [{', '.join(map(str, array.shape[1:]))}]"
+
+    text = f"laplaced-dataset-1\n{line(inputs)}\n{line(targets)}\n{len(inputs)}\n"
+    digest = hashlib.sha256(text.encode())
+    for array in (inputs, targets):
+        digest.update(hashlib.sha256(array.data.cast("B")).digest())
+    return "sha256-" + digest.hexdigest()

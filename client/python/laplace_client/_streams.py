@@ -1,0 +1,88 @@
+"""What a stream of rows remembers, for both clients: which batches have no answer yet, and how to take a
+broken stream up again at the first of them, with the version, the posterior and the mode of the answers
+before."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from . import _api
+from .arrays import as_inputs, to_tensor
+from .errors import DeadlineExceededError, LaplaceError
+from .options import RetryPolicy
+
+# Batches that are under way at once: one is computed while the next travels.
+WINDOW = 2
+# Seconds that one gRPC stream lasts at most; longer ones go on in another.
+LIFETIME = 600.0
+
+_REQUEST = _api.message("laplace.v1.PredictStreamRequest")
+_START = _api.message("laplace.v1.PredictStreamStart")
+_AUTO = _api.enum_value("VarianceMode", "auto")
+_SAMPLED = _api.enum_value("VarianceMode", "sampled")
+
+
+class StreamState:
+    """`kind` is "predict" or "score", `work` its request without inputs."""
+
+    def __init__(self, kind: str, work: Any, policy: RetryPolicy) -> None:
+        self._kind = kind
+        self._work = work
+        self._policy = policy
+        self._posterior_id = ""
+        self._first_row = 0
+        self._pending: deque[tuple[int, Any]] = deque()
+        self._failures = 0
+        self._answered_here = False  # by the gRPC stream that is open
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._pending) < WINDOW
+
+    @property
+    def waits(self) -> bool:
+        return bool(self._pending)
+
+    def add(self, batch: ArrayLike) -> Any:
+        """The message of the next batch."""
+        rows = as_inputs(batch)
+        message = _REQUEST(inputs=to_tensor(rows))
+        self._pending.append((len(rows), message))
+        return message
+
+    def opening(self) -> list[Any]:
+        """The first messages of a new gRPC stream."""
+        self._answered_here = False
+        start = _START(posterior_id=self._posterior_id, first_row=self._first_row)
+        getattr(start, self._kind).CopyFrom(self._work)
+        return [_REQUEST(start=start)] + [message for _, message in self._pending]
+
+    def answered(self, response: Any) -> Any:
+        """The answer to the oldest batch."""
+        rows, _ = self._pending.popleft()
+        answer = getattr(response, self._kind)
+        if self._first_row == 0:
+            self._keep(answer)
+        self._first_row += rows
+        self._failures = 0
+        self._answered_here = True
+        return answer
+
+    def _keep(self, answer: Any) -> None:
+        self._posterior_id = answer.posterior_id
+        self._work.version = answer.version
+        if self._work.variance_mode in (0, _AUTO):
+            self._work.variance_mode = answer.variance_mode
+            draws = answer.variance_mode in (0, _SAMPLED)
+            if not draws and not getattr(self._work, "return_samples", 0):
+                self._work.seed = 0  # which would mean nothing
+
+    def wait_after(self, error: LaplaceError) -> float | None:
+        """Seconds until the next try; None: give up."""
+        if isinstance(error, DeadlineExceededError) and self._answered_here:
+            return 0.0  # the end of its lifetime
+        self._failures += 1
+        return self._policy.wait(error, self._failures)
