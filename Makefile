@@ -19,7 +19,8 @@ BUILD_PACKAGES := g++ make cmake ninja-build ccache mold pkg-config \
   libtorch-dev libgflags-dev libgoogle-glog-dev libopenblas0-openmp libopenblas-openmp-dev \
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev \
   nlohmann-json3-dev libcli11-dev libspdlog-dev prometheus-cpp-dev libcpp-httplib-dev libzip-dev zlib1g-dev libssl-dev
-TEST_PACKAGES := libgtest-dev libgmock-dev libbenchmark-dev clang-format python3-numpy python3-grpcio python3-protobuf openssl
+TEST_PACKAGES := libgtest-dev libgmock-dev libbenchmark-dev clang-format openssl \
+  python3-numpy python3-grpcio python3-protobuf python3-pytest python3-setuptools python3-wheel python3-build mypy
 DEMO_PACKAGES := dataset-fashion-mnist python3-sklearn
 
 .PHONY: all build python test bench bench-fit bench-serving demo format check-format clean deps-build deps-demo

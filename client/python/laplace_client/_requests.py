@@ -28,9 +28,13 @@ _ENUMS = {
 
 
 def build(name: str, /, **fields: Any) -> Any:
-    """A message of laplace.v1. None leaves a field unset; enums are given by their words."""
+    """A message of laplace.v1. None leaves a field unset; enums are given by their words. TypeError for a
+    field that there is not, ValueError for a value that does not fit."""
     message = _api.message(_V1 + name)()
+    known = message.DESCRIPTOR.fields_by_name
     for field, value in fields.items():
+        if field not in known:
+            raise TypeError(f"{name} has no {field!r}; it has {', '.join(known.keys())}")
         if value is None:
             continue
         if field in _ENUMS:
