@@ -478,9 +478,9 @@ TEST(PredictStreamTest, MessageThatIsTooLargeIsNoGoodEnd) {
 }
 
 TEST(PredictStreamTest, ErrorOfAComputationKeepsTheAnswersBeforeIt) {
-  TestServer server;
   for (const bool throws : {false, true}) {
     std::atomic<int> computed{0};
+    TestServer server;  // gone, with its threads, before what they use
     server.host->SetComputeHook([&](const ComputeContext&) -> absl::Status {
       if (++computed < 3) return absl::OkStatus();
       if (throws) throw std::runtime_error("secret");
