@@ -107,7 +107,8 @@ class Client:
         seed: int = 0,
         priority: str | None = None,
     ) -> Prediction:
-        """Predictive distributions of the rows x [B, ...], float32, float64, or uint8 pixels.
+        """Predictive distributions of the rows x [B, ...], float32, float64, or uint8 pixels; at most the
+        1024 rows and 16 MiB that a server takes at once by default, predict_stream takes any number.
 
         version: 0 is the highest loaded one that has a posterior.
         prior_precision, temperature: for this request only; None: the posterior's own.
