@@ -168,7 +168,7 @@ TEST(PredictStreamTest, ClientThatDoesNotReadStopsTheServer) {
     ++computed;
     return absl::OkStatus();
   });
-  Stream stream(server);
+  Stream stream(server, 10 * kTestPatience);  // 200 MB take their time under a sanitizer
   // Answers of a megabyte, so that a few fill what the connection holds. They are computed in parts
   // of 64 rows.
   constexpr int kBatches = 200, kRows = 20000, kParts = (kRows + 63) / 64;

@@ -426,9 +426,15 @@ class AsyncClient:
     async def _result(self, started: Operation, progress: bool | OperationProgress) -> str:
         show = ProgressBar() if progress is True else progress or None
         operation = started
-        async for operation in self.watch_operation(started.id):
-            if show is not None:
-                show(operation)
+        try:
+            async for operation in self.watch_operation(started.id):
+                if show is not None:
+                    show(operation)
+        except LaplaceError:
+            raise  # the server works on
+        except BaseException:  # the task was cancelled, or an exception of the caller's function
+            await asyncio.shield(self.cancel_operation(started.id))
+            raise
         return result(operation)
 
 

@@ -228,6 +228,7 @@ class Client:
 
         train, validation: (inputs, targets), or the id of a data set that the server has.
         progress: True for a bar on a terminal, or a function that is told every state.
+            If that raises, and on Ctrl-C, the fit is cancelled.
         keep_inactive: do not answer with it yet.
         fit_options: fields of types.FitOptions, such as rank=20, structure="kfac", prior_precision=5.
         """
@@ -445,9 +446,15 @@ class Client:
     def _result(self, started: Operation, progress: bool | OperationProgress) -> str:
         show = ProgressBar() if progress is True else progress or None
         operation = started
-        for operation in self.watch_operation(started.id):
-            if show is not None:
-                show(operation)
+        try:
+            for operation in self.watch_operation(started.id):
+                if show is not None:
+                    show(operation)
+        except LaplaceError:
+            raise  # the server works on
+        except BaseException:  # Ctrl-C, or an exception of the caller's function
+            self.cancel_operation(started.id)
+            raise
         return result(operation)
 
 
