@@ -19,11 +19,13 @@ BUILD_PACKAGES := g++ make cmake ninja-build ccache mold pkg-config \
   libtorch-dev libgflags-dev libgoogle-glog-dev libopenblas0-openmp libopenblas-openmp-dev \
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev \
   nlohmann-json3-dev libcli11-dev libspdlog-dev prometheus-cpp-dev libcpp-httplib-dev libzip-dev zlib1g-dev libssl-dev
-TEST_PACKAGES := libgtest-dev libgmock-dev libbenchmark-dev clang-format openssl \
-  python3-numpy python3-grpcio python3-protobuf python3-pytest python3-setuptools python3-wheel python3-build mypy
+TEST_PACKAGES := libgtest-dev libgmock-dev libbenchmark-dev clang-format openssl python3-numpy python3-grpcio python3-protobuf
+# Of the Python client: its wheel, and its tests with exports, pictures and a browser that shows them.
+PYTHON_PACKAGES := python3-setuptools python3-wheel python3-build
+PYTHON_TEST_PACKAGES := python3-pytest mypy python3-torch python3-matplotlib chromium
 DEMO_PACKAGES := dataset-fashion-mnist python3-sklearn
 
-.PHONY: all build python test bench bench-fit bench-serving demo format check-format clean deps-build deps-demo
+.PHONY: all build python test bench bench-fit bench-serving demo format check-format clean deps-build deps-demo deps-python deps-test
 
 all: build
 
@@ -51,6 +53,13 @@ deps-build:
 	$(call install,$(BUILD_PACKAGES) $(TEST_PACKAGES))
 	$(choose_blas)
 
+deps-python: deps-python
+	$(call install,$(PYTHON_PACKAGES))
+
+deps-test: deps-demo deps-python
+	$(call install,$(PYTHON_TEST_PACKAGES))
+	$(choose_blas)
+
 deps-demo: deps-build
 	$(call install,$(DEMO_PACKAGES))
 	$(choose_blas)
@@ -65,7 +74,7 @@ python: deps-build
 	cd client/python && /usr/bin/python3 setup.py descriptors && /usr/bin/python3 -m build --wheel --no-isolation --outdir ../../$(PYTHON_BUILD) . >/dev/null
 	@ls $(PYTHON_BUILD)/*.whl
 
-test: deps-demo build
+test: deps-test build
 	ctest --preset $(PRESET)
 
 bench: build

@@ -24,6 +24,8 @@ def main() -> int:
     blocks = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     if len(blocks) < 8:
         raise SystemExit(f"expected at least 8 blocks, found {len(blocks)}")
+    client = ROOT / "client" / "python"
+    subprocess.run(["/usr/bin/python3", "setup.py", "descriptors"], cwd=client, check=True)
     script = ["set -eumo pipefail", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"]
     with tempfile.TemporaryDirectory() as folder:
         for language, code in blocks:
@@ -38,7 +40,7 @@ def main() -> int:
                 raise SystemExit(f"a block in an unknown language: {language}")
         env = dict(os.environ)
         env["PATH"] = os.pathsep.join(sys.argv[1:3] + [env["PATH"]])
-        env["PYTHONPATH"] = str(ROOT / "client" / "python")
+        env["PYTHONPATH"] = str(client)
         env["PYTHONDONTWRITEBYTECODE"] = "1"
         env.pop("LAPLACE_SERVER", None)
         done = subprocess.run(["bash", "-c", "\n".join(script)], cwd=folder, env=env)
