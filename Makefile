@@ -53,7 +53,7 @@ deps-build:
 	$(call install,$(BUILD_PACKAGES) $(TEST_PACKAGES))
 	$(choose_blas)
 
-deps-python: deps-python
+deps-python: deps-build
 	$(call install,$(PYTHON_PACKAGES))
 
 deps-test: deps-demo deps-python
@@ -70,7 +70,7 @@ $(BUILD)/build.ninja: | deps-build
 build: deps-build $(BUILD)/build.ninja
 	cmake --build $(BUILD) --parallel $(JOBS)
 
-python: deps-build
+python: deps-python
 	cd client/python && /usr/bin/python3 setup.py descriptors && /usr/bin/python3 -m build --wheel --no-isolation --outdir ../../$(PYTHON_BUILD) . >/dev/null
 	@ls $(PYTHON_BUILD)/*.whl
 
