@@ -98,7 +98,7 @@ def test_thinning_keeps_ends_and_shape() -> None:
     few_x, few_y = numbers.thin(x, y, 200)
     assert len(few_x) <= 200
     assert (few_x[0], few_y[0], few_x[-1], few_y[-1]) == (0, 0, 1, 1)
-    # No point of the curve, two units long, is further than two steps along it from one that was kept.
+    # The curve is two units long; no point of it is further than two steps from one that was kept.
     distance = np.abs(x[:, None] - few_x) + np.abs(y[:, None] - few_y)
     assert distance.min(axis=1).max() <= 2 * 2 / 199
 

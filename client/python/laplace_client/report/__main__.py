@@ -47,7 +47,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--score", action="append", default=[], metavar="NAME",
-        help="OOD score; may be repeated (default: the posterior's default score, msp, energy, mahalanobis)",
+        help="OOD score; may be repeated (default: its default, msp, energy, mahalanobis)",
     )  # fmt: skip
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="at most so many rows of each file"

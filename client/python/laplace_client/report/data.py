@@ -50,7 +50,7 @@ class Evaluated:
 
 
 def read_array(path: str, keys: Sequence[str]) -> NDArray[Any]:
-    """One array of a .npy, .npz or IDX file (IDX may be gzipped); in a .npz that of the first of `keys`.
+    """One array of a .npy, .npz or IDX file, which may be gzipped; in a .npz the first of `keys`.
 
     ValueError names the file, what was expected and what it holds; OSError if it cannot be read.
     """
@@ -94,9 +94,10 @@ def _idx(path: str, content: bytes) -> NDArray[Any]:
 def read_set(
     name: str, files: str, model: Model, limit: int = 0, with_targets: bool = False
 ) -> DataSet:
-    """Rows from "inputs" or "inputs,targets"; a .npz may hold both (x or inputs; y, targets or labels).
+    """Rows from "inputs" or "inputs,targets"; a .npz may hold both.
 
-    limit: at most so many of the first rows; 0 takes all. with_targets: read targets if there are any.
+    limit: at most so many of the first rows; 0 takes all.
+    with_targets: read the targets of a .npz if there are any.
     ValueError says what does not fit the model.
     """
     paths = files.split(",") if not pathlib.Path(files).exists() else [files]
@@ -169,7 +170,7 @@ def evaluate(
     scores: Sequence[str],
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> Evaluated:
-    """Asks the server about every row, under `posterior`, which must be the active one of its version.
+    """Asks the server about every row, under `posterior`, which must be the active one.
 
     on_rows: told the rows answered so far. RuntimeError if another posterior answers; LaplaceError.
     """

@@ -1,4 +1,4 @@
-"""How the posterior does on data: calibration before and after, scores, and how well they separate."""
+"""How the posterior does on data: calibration before and after, scores, and what they separate."""
 
 from __future__ import annotations
 
@@ -68,9 +68,10 @@ def reliability(model: Model, inside: Evaluated | None) -> Section:
         panel.set_xlabel("stated probability" if bernoulli else "confidence")
     before, after = found
     lead = (
-        "On the dashed line what is stated comes true as often as it says; below it the model is too "
-        f"sure. {len(inside):,} rows of {inside.name}: ECE {before.ece:.4f} before, {after.ece:.4f} after; NLL "
-        f"{before.nll:.4f} and {after.nll:.4f} nats. Error bars are one standard error."
+        "On the dashed line what is stated comes true as often as it says; below it the model is "
+        f"too sure. {len(inside):,} rows of {inside.name}: ECE {before.ece:.4f} before and "
+        f"{after.ece:.4f} after, NLL {before.nll:.4f} and {after.nll:.4f} nats. Error bars are one "
+        "standard error."
     )
     if bernoulli:
         lead += " All labels stand in one diagram; the ECE is the mean over labels."
@@ -88,8 +89,8 @@ def _reliability_panel(axes: Any, bins: numbers.Reliability, title: str) -> None
         alpha=0.35,
     )  # fmt: skip
     axes.errorbar(
-        bins.probability[full], bins.rate[full], bins.standard_error[full], fmt="o-", color=ID_COLOR,
-        elinewidth=1.2,
+        bins.probability[full], bins.rate[full], bins.standard_error[full], fmt="o-",
+        color=ID_COLOR, elinewidth=1.2,
     )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(0, 1), title=title)
 
@@ -168,8 +169,9 @@ def histograms(inside: Evaluated | None, outside: Sequence[Evaluated]) -> Sectio
     figure.legend(handles, labels, loc="upper center", ncols=len(labels))
     figure.supylabel("share of rows", fontsize=10)
     lead = (
-        "Larger is stranger. What lies right of the threshold is flagged; the threshold comes from the "
-        "calibration data of the posterior, not from these. Values beyond the axis count in its last bins."
+        "Larger is stranger. What lies right of the threshold is flagged; the threshold comes from "
+        "the calibration data of the posterior, not from these. Values beyond the axis count in "
+        "its last bins."
     )
     rows = []
     for score in scores:
@@ -208,33 +210,43 @@ def roc(inside: Evaluated | None, outside: Sequence[Evaluated]) -> Section:
         return Section(
             key, title, "This posterior can give no score of the ones that were asked for."
         )
+    alone = len(outside) == 1
     n_rows = (len(outside) + 1) // 2
     figure = new_figure(8.2, 0.4 + 3.6 * n_rows)
-    panels = figure.subplots(n_rows, 2, squeeze=False, sharex=True, sharey=True).ravel()
+    panels = figure.subplots(
+        n_rows, 1 if alone else 2, squeeze=False, sharex=True, sharey=True
+    ).ravel()
     for panel in panels[len(outside) :]:
         panel.set_axis_off()
     rows, areas = [], []
     for data, panel in zip(outside, panels):
         panel.plot([0, 1], [0, 1], color=Ink.MUTED, ls=":", lw=1.2)
+        known = []
         for i, score in enumerate(scores):
-            area = numbers.auroc(inside.scores[score], data.scores[score])
-            fpr = numbers.fpr_at_95(inside.scores[score], data.scores[score])
-            false, true = numbers.thin(*numbers.roc(inside.scores[score], data.scores[score]), 200)
+            pair = inside.scores[score], data.scores[score]
+            area = numbers.auroc(*pair)
+            false, true = numbers.thin(*numbers.roc(*pair), 200)
             panel.plot(
                 false, true, color=Ink.SERIES[i % len(Ink.SERIES)], ls=_LINES[i % len(_LINES)],
                 label=f"{score} {area:.3f}",
             )  # fmt: skip
-            rows.append((data.name, score, f"{area:.4f}", percent(fpr)))
-            areas.append(f"{score} {area:.3f} on {data.name}")
+            rows.append((data.name, score, f"{area:.4f}", percent(numbers.fpr_at_95(*pair))))
+            known.append(f"{score} {area:.3f}")
+        areas.append(f"AUROC on {data.name}: {', '.join(known)}.")
         panel.set(
             title=f"{inside.name} against {data.name}", xlabel=f"share of {inside.name} flagged",
             ylabel=f"share of {data.name} flagged", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01),
         )  # fmt: skip
         panel.set_aspect("equal")
-        panel.legend(title="AUROC", loc="lower right", title_fontsize=9, alignment="left")
+        place = (
+            {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
+            if alone
+            else {"loc": "lower right"}
+        )
+        panel.legend(title="AUROC", title_fontsize=9, alignment="left", **place)
     lead = (
-        "Every threshold of a score flags a share of both data sets; the further up and left the curve, "
-        f"the better. AUROC: {', '.join(areas)}."
+        "Every threshold of a score flags a share of both data sets; the further up and left the "
+        f"curve, the better. {' '.join(areas)}"
     )
     columns = ("data", "score", "AUROC", "FPR at 95 % TPR")
     return Section(

@@ -22,9 +22,9 @@ CALIBRATION_BINS = 15
 class Reliability:
     """How often what was predicted with a probability comes true. M bins ((m-1)/M, m/M].
 
-    edges: [M + 1]. counts: [M] predictions. probability: [M] mean of what was stated, rate: [M] share
-    that came true, standard_error: [M] sqrt(rate (1 - rate) / count); NaN in empty bins.
-    ece: sum over bins of count / N * |rate - probability| (Guo et al. 2017); NaN without predictions.
+    edges: [M + 1]. counts: [M] predictions. probability: [M] mean of what was stated. rate: [M]
+        share that came true. standard_error: [M] sqrt(rate (1 - rate) / count). NaN in empty bins.
+    ece: sum over bins of count / N * |rate - probability| (Guo et al. 2017); NaN if N is 0.
     """
 
     edges: Array
@@ -105,8 +105,10 @@ def auroc(in_scores: NDArray[Any], out_scores: NDArray[Any]) -> float:
 
 
 def roc(in_scores: NDArray[Any], out_scores: NDArray[Any]) -> tuple[Array, Array]:
-    """False and true positive rates, both from 0 to 1, of "score >= t" for every distinct t, highest
-    first; OOD is the positive. Empty arrays where auroc is NaN."""
+    """False and true positive rates of "score >= t" for every distinct t, from 0 to 1.
+
+    OOD is the positive. Empty arrays where auroc is NaN.
+    """
     inside, outside = _finite_pair(in_scores, out_scores)
     if inside is None or outside is None:
         return np.empty(0), np.empty(0)
@@ -117,7 +119,7 @@ def roc(in_scores: NDArray[Any], out_scores: NDArray[Any]) -> tuple[Array, Array
 
 
 def fpr_at_95(in_scores: NDArray[Any], out_scores: NDArray[Any]) -> float:
-    """Share of ID examples that are flagged by the highest threshold that flags at least 95 % of OOD."""
+    """Share of ID that the highest threshold flags which flags at least 95 % of OOD."""
     inside, outside = _finite_pair(in_scores, out_scores)
     if inside is None or outside is None:
         return float("nan")
@@ -135,7 +137,7 @@ def _finite_pair(
 
 
 def thin(x: Array, y: Array, size: int) -> tuple[Array, Array]:
-    """At most about `size` points of the monotone curve (x, y), evenly spaced along it, ends included."""
+    """At most `size` points of the monotone curve (x, y), evenly spaced along it, ends included."""
     if len(x) <= size:
         return x, y
     length = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
@@ -169,9 +171,9 @@ def shares(values: NDArray[Any], edges: Array) -> Array:
 
 @dataclass(frozen=True)
 class BiasRatio:
-    """biased / debiased curvature of K directions (or blocks), with the standard error that the debiased
-    value's own gives to first order, ratio * se / debiased. NaN where the debiased value is not above 0.
+    """biased / debiased curvature of K directions or blocks; NaN where debiased is not above 0.
 
+    standard_error: what that of the debiased value means to first order, ratio * se / debiased.
     of_sums: sum of the biased values over that of the debiased ones.
     """
 
@@ -225,7 +227,7 @@ def residual_by_layer(blocks: Sequence[ParameterBlock]) -> list[LayerResidual]:
 def split_candidates(
     candidates: Sequence[PriorCandidate],
 ) -> tuple[list[PriorCandidate], list[PriorCandidate]]:
-    """The grid, by increasing precision, and the steps of the evidence's fixed point that follow it."""
+    """The grid, by increasing precision, and the steps of the evidence's fixed point after it."""
     end = 1
     while end < len(candidates) and (
         candidates[end].prior_precision > candidates[end - 1].prior_precision

@@ -15,7 +15,10 @@ from .svg import escape, style
 _STYLE_SHEET = pathlib.Path(__file__).with_name("page.css")
 
 # Nothing is loaded, whatever the page says.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'"
+)
 
 
 def report(
@@ -24,7 +27,10 @@ def report(
     inside: Evaluated | None = None,
     outside: Sequence[Evaluated] = (),
 ) -> str:
-    """The whole page. inside, outside: in- and out-of-distribution data. The same values, the same text."""
+    """The whole page; the same values give the same text.
+
+    inside, outside: answers for in- and out-of-distribution data.
+    """
     with style():
         parts = (
             ("The posterior", posterior_sections(model, posterior)),
@@ -83,12 +89,18 @@ def _key_numbers(
 ) -> list[tuple[str, str, str]]:
     """Name, value, and what is good to know about it."""
     rank = f"{posterior.rank} directions" if posterior.rank else f"{len(posterior.blocks)} blocks"
+    evidence = posterior.log_marginal_likelihood / max(posterior.n_data, 1)
+    for_scores = f"scores: {number(posterior.ood_prior_precision)}"
     numbers = [
-        ("parameters", f"{posterior.n_parameters:,}", f"{rank}, of {model.n_parameters:,} in all"),
-        ("effective parameters", f"{posterior.effective_parameters:,.0f}", "that the data determine"),
-        ("prior precision", number(posterior.prior_precision), f"scores: {number(posterior.ood_prior_precision)}"),
-        ("evidence", f"{posterior.log_marginal_likelihood / max(posterior.n_data, 1):.3f}", "nats per example"),
-    ]  # fmt: skip
+        (
+            "uncertain parameters",
+            f"{posterior.n_parameters:,}",
+            f"of {model.n_parameters:,}; {rank}",
+        ),
+        ("effective parameters", f"{posterior.effective_parameters:,.0f}", "set by the data"),
+        ("prior precision", number(posterior.prior_precision), for_scores),
+        ("evidence", f"{evidence:.3f}", "nats per example"),
+    ]
     found = None if inside is None else quality(model, inside)
     if found is not None:
         before, after = found
@@ -101,15 +113,16 @@ def _key_numbers(
 
 
 def _origin(model: Model, posterior: Posterior) -> tuple[tuple[str, str], ...]:
+    active = "active" if posterior.active else "not active"
     rows = [
-        ("posterior", posterior.id + (" (active)" if posterior.active else " (not active)")),
+        ("posterior", f"{posterior.id} ({active})"),
         ("fitted", posterior.create_time.replace("T", " ").replace("Z", " UTC")),
         ("fit took", f"{posterior.cost.seconds:.0f} s" if posterior.cost else ""),
         ("likelihood", f"{model.likelihood}, {model.n_outputs} outputs"),
         ("training examples", f"{posterior.n_data:,}"),
-        ("curvature measured on", f"{posterior.curvature_count:,} examples" if posterior.curvature_count else ""),
+        ("curvature measured on", _examples(posterior.curvature_count)),
         ("mean training loss", f"{number(posterior.mean_train_loss)} nats"),
-        ("updated with", f"{posterior.updated_examples:,} examples" if posterior.updated_examples else ""),
+        ("updated with", _examples(posterior.updated_examples)),
         ("made from", posterior.parent_posterior_id),
         ("default score", posterior.default_ood_score),
         ("feature layer", posterior.features.layer if posterior.features else ""),
@@ -118,8 +131,12 @@ def _origin(model: Model, posterior: Posterior) -> tuple[tuple[str, str], ...]:
         ("validation data", _short_id(posterior.validation_dataset_id)),
         ("calibration data", _short_id(posterior.calibration_dataset_id)),
         ("code version", posterior.code_version),
-    ]  # fmt: skip
+    ]
     return tuple((name, value) for name, value in rows if value)
+
+
+def _examples(count: int) -> str:
+    return f"{count:,} examples" if count else ""
 
 
 def _short_id(dataset_id: str) -> str:
@@ -130,13 +147,14 @@ _ORDER = (
     "structure", "curvature", "debiasing", "residual", "rank", "direction_batch_size",
     "curvature_batch_size", "kfac_eigenvalues", "parameters", "prior_method", "prior_precision",
     "ood_prior_precision", "temperature", "noise_method", "sigma_noise", "target_id_rate", "seed",
-    "lanczos_tolerance", "max_products", "max_validation_examples", "target_relative_standard_error",
-    "variance_correction", "memory_limit_bytes", "fisher_samples", "feature_layer",
+    "lanczos_tolerance", "max_products", "max_validation_examples",
+    "target_relative_standard_error", "variance_correction",
+    "memory_limit_bytes", "fisher_samples", "feature_layer",
 )  # fmt: skip
 
 
 def _options(posterior: Posterior) -> tuple[tuple[str, str], ...]:
-    """Those that say something; what is empty, 0 or False does not apply or was left alone. Seeds do."""
+    """Without those that are empty, 0 or False: they do not apply or were left alone."""
     rows = []
     for name in _ORDER:
         value = getattr(posterior.options, name)
@@ -147,14 +165,15 @@ def _options(posterior: Posterior) -> tuple[tuple[str, str], ...]:
         elif isinstance(value, bool):
             text = "yes"
         else:
-            text = number(value) if isinstance(value, float) else str(value)
+            text = f"{value:g}" if isinstance(value, float) else str(value)
         rows.append((name.replace("_", " "), text))
     return tuple(rows)
 
 
 def _tiles(numbers: Sequence[tuple[str, str, str]]) -> str:
     items = "".join(
-        f"<div><dt>{escape(name)}</dt><dd><b>{escape(value)}</b> <span>{escape(more)}</span></dd></div>"
+        f"<div><dt>{escape(name)}</dt>"
+        f"<dd><b>{escape(value)}</b> <span>{escape(more)}</span></dd></div>"
         for name, value, more in numbers
     )
     return f'<dl class="tiles">{items}</dl>\n'

@@ -1,6 +1,8 @@
-"""What the posterior itself has to show: its curvature, what that leaves over, and its prior precision."""
+"""What the posterior itself shows: its curvature, what that leaves over, its prior precision."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -24,8 +26,14 @@ def posterior_sections(model: Model, posterior: Posterior) -> list[Section]:
 
 
 _CROSS_FIT = (
-    " Cross-fit: first the directions of one batch, then those of the other, each measured on the batch "
-    "that did not choose it."
+    " Cross-fit: first the directions of one batch, then those of the other, each measured on the "
+    "batch that did not choose it."
+)
+
+
+_NOT_DEBIASED = (
+    " come from the same batch (debiasing none), so there is no unbiased value to compare with. "
+    "Fit with debiasing two_batch to see the bias."
 )
 
 
@@ -66,13 +74,13 @@ def spectrum(posterior: Posterior) -> Section:
         axes.set_yscale("log", nonpositive="clip")
         # An error bar that reaches zero would stretch a logarithmic axis without end.
         axes.set_ylim(bottom=0.6 * shown[shown > 0].min())
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set(xlabel="direction", ylabel="curvature of the mean loss")
     axes.legend(loc="upper right")
     zero = int((values <= 0).sum())
     lead = (
-        "Each direction was chosen where one mini-batch is curved most, which overstates its curvature "
-        "on that batch. The posterior uses the debiased values."
+        "Each direction was chosen where one mini-batch is curved most, which overstates its "
+        "curvature on that batch. The posterior uses the debiased values."
         if has_biased
         else "Eigenvalues of the curvature."
         if posterior.options.structure == "last_layer"
@@ -102,12 +110,11 @@ def bias(posterior: Posterior) -> Section:
     key, title = "bias", "Bias ratio by direction"
     if not _has_bias(posterior):
         why = {
-            "last_layer": "The last layer's curvature is exact over all training data, so nothing was "
-            "chosen by a batch and there is no bias to show.",
+            "last_layer": "The last layer's curvature is exact over all training data: no batch "
+            "chose anything, so there is no bias to show.",
         }.get(
             posterior.options.structure,
-            "Directions and curvature come from the same batch (debiasing none), so there is no unbiased "
-            "value to compare with. Fit with debiasing two_batch to see the bias.",
+            "Directions and curvature" + _NOT_DEBIASED,
         )
         return Section(key, title, why)
     values = posterior.eigenvalues
@@ -121,15 +128,17 @@ def bias(posterior: Posterior) -> Section:
         index, found.ratio, None if errors is None else found.standard_error, fmt="o", ms=4,
         color=BIASED, elinewidth=1.2,
     )  # fmt: skip
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set(xlabel="direction", ylabel="biased / debiased")
-    _limit_ratio(axes, found.ratio)
+    beyond = _limit_ratio(axes, found.ratio)
     known = found.ratio[np.isfinite(found.ratio)]
     middle = float(np.median(known)) if len(known) else float("nan")
     lead = (
         f"Above 1 (dashed) the batch that chose a direction overstates its curvature. Median "
         f"{number(middle)}; ratio of the sums {number(found.of_sums)}."
     )
+    if beyond:
+        lead += f" {beyond} directions with almost no curvature lie above the axis."
     if posterior.options.debiasing == "cross_fit":
         lead += _CROSS_FIT
     rows = tuple(
@@ -142,14 +151,19 @@ def bias(posterior: Posterior) -> Section:
     )  # fmt: skip
 
 
-def _limit_ratio(axes: object, ratio: numbers.Array) -> None:
-    """A few directions of almost no curvature must not squeeze all others into a line."""
+def _limit_ratio(axes: Any, ratio: numbers.Array) -> int:
+    """A few directions of almost no curvature must not squeeze all others into a line.
+
+    Returns how many ratios are beyond the axis.
+    """
     known = ratio[np.isfinite(ratio)]
-    if len(known):
-        top = max(1.0, float(min(known.max(), 4 * np.quantile(known, 0.9))))
-        low = min(1.0, float(known.min()))
-        margin = 0.12 * max(top - low, 0.2)
-        axes.set_ylim(max(0.0, low - margin), top + 2 * margin)  # type: ignore[attr-defined]
+    if not len(known):
+        return 0
+    top = max(1.0, float(min(known.max(), 4 * np.quantile(known, 0.9))))
+    low = min(1.0, float(known.min()))
+    margin = 0.12 * max(top - low, 0.2)
+    axes.set_ylim(max(0.0, low - margin), top + 2 * margin)
+    return int((known > top + 2 * margin).sum())
 
 
 def bias_by_block(posterior: Posterior) -> Section:
@@ -158,8 +172,7 @@ def bias_by_block(posterior: Posterior) -> Section:
     if posterior.options.debiasing == "none" or not any(b.biased_sum > 0 for b in blocks):
         return Section(
             key, title,
-            "Eigenbases and eigenvalues come from the same batch (debiasing none), so there is no unbiased "
-            "value to compare with. Fit with debiasing two_batch to see the bias.",
+            "Eigenbases and eigenvalues" + _NOT_DEBIASED,
         )  # fmt: skip
     biased = np.array([b.biased_sum for b in blocks])
     debiased = np.array([b.debiased_sum for b in blocks])
@@ -173,11 +186,12 @@ def bias_by_block(posterior: Posterior) -> Section:
     axes.set_ylim(len(blocks) - 0.4, -0.6)
     axes.set(xlabel="sum of the eigenvalues, biased / debiased")
     lead = (
-        "Above 1 (dashed) the batch that chose a block's eigenvectors overstates its curvature. Ratio of "
-        f"the sums over all blocks {number(found.of_sums)}."
+        "Above 1 (dashed) the batch that chose a block's eigenvectors overstates its curvature. "
+        f"Ratio of the sums over all blocks {number(found.of_sums)}."
     )
     rows = tuple(
-        (b.name, b.kind, f"{b.n_parameters:,}", number(b.biased_sum), number(b.debiased_sum), number(float(r)))
+        (b.name, b.kind, f"{b.n_parameters:,}", number(b.biased_sum), number(b.debiased_sum),
+         number(float(r)))
         for b, r in zip(blocks, found.ratio)
     )  # fmt: skip
     columns = ("parameter", "block", "parameters", "biased sum", "debiased sum", "ratio")
@@ -202,19 +216,20 @@ def residual(posterior: Posterior) -> Section:
         name = "K-FAC" if options.structure == "kfac" else "A last-layer posterior"
         return Section(
             key, title,
-            f"{name} has the curvature of whole blocks, not of some directions, so nothing is left over.",
+            f"{name} has the curvature of whole blocks, not of some directions, so nothing is left "
+            "over.",
         )  # fmt: skip
     if options.residual == "none":
         return Section(
             key, title,
-            "This posterior has no residual (residual none): outside its directions there is only the "
-            "prior, and what a layer leaves over was not measured." + overall,
+            "This posterior has no residual (residual none): outside its directions there is only "
+            "the prior, and what a layer leaves over was not measured." + overall,
         )  # fmt: skip
     if options.residual == "isotropic":
         return Section(
             key, title,
-            "An isotropic residual spreads what is left over evenly over all parameters, so it was not "
-            "measured for each layer. Fit with residual layerwise to see it." + overall,
+            "An isotropic residual spreads what is left over evenly over all parameters, so it was "
+            "not measured for each layer. Fit with residual layerwise to see it." + overall,
         )  # fmt: skip
     layers = numbers.residual_by_layer(posterior.blocks)
     if not any(layer.trace > 0 for layer in layers):
@@ -230,11 +245,12 @@ def residual(posterior: Posterior) -> Section:
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
     axes.yaxis.grid(False)
     lead = (
-        "A layer with a large share is certain or uncertain mostly through the residual, not through "
-        "the directions. Dashed: all layers together." + overall
+        "A layer with a large share is certain or uncertain mostly through the residual, not "
+        "through the directions. Dashed: all layers together." + overall
     )
     rows = tuple(
-        (layer.layer, f"{layer.n_parameters:,}", number(layer.trace), number(layer.residual), percent(layer.share))
+        (layer.layer, f"{layer.n_parameters:,}", number(layer.trace), number(layer.residual),
+         percent(layer.share))
         for layer in layers
     )  # fmt: skip
     columns = ("layer", "parameters", "trace", "left over", "share")
@@ -271,7 +287,7 @@ def prior_precision(model: Model, posterior: Posterior) -> Section:
             [c.prior_precision for c in validated], [c.validation_nll for c in validated],
             "-", color=DEBIASED, label="under the posterior",
         )  # fmt: skip
-        if posterior.validation_nll_map > 0 or posterior.validation_nll_map < 0:
+        if posterior.validation_nll_map != 0:
             panels[0].axhline(
                 posterior.validation_nll_map, color=Ink.MUTED, ls=":", lw=1.6, label="plain network"
             )
@@ -313,13 +329,13 @@ def prior_precision(model: Model, posterior: Posterior) -> Section:
     )  # fmt: skip
 
 
-def _limit_evidence(axes: object, values: list[float]) -> None:
+def _limit_evidence(axes: Any, values: list[float]) -> None:
     """The evidence falls without end on one side; what is far below its best is cut off."""
     best, middle = max(values), float(np.median(values))
     if best > middle:
         low = max(min(values), best - 2.5 * (best - middle))
         margin = 0.08 * (best - low)
-        axes.set_ylim(low - margin, best + margin)  # type: ignore[attr-defined]
+        axes.set_ylim(low - margin, best + margin)
 
 
 def _candidate_table(
@@ -327,7 +343,7 @@ def _candidate_table(
 ) -> Table:
     rows = [(c, "chosen" if np.isclose(c.prior_precision, chosen, rtol=1e-9) else "") for c in grid]
     rows += [(c, f"step {i}") for i, c in enumerate(steps, 1)]
-    columns = ("prior precision",) + ("validation NLL",) * validated + ("evidence", "")
+    columns = ("prior precision",) + ("validation NLL",) * validated + ("evidence", "note")
     cells = tuple(
         (
             number(c.prior_precision),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Table:
-    """caption: what the rows are. Numbers stand right-aligned; `text_columns` first columns do not."""
+    """caption: what the rows are. text_columns: so many first columns hold words, not numbers."""
 
     caption: str
     columns: tuple[str, ...]
@@ -18,7 +18,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A figure with what it means, and the table of its numbers; or, without a figure, why there is none.
+    """A figure with what it means and its numbers; or why there is none.
 
     key: identifier in the page. lead: how to read it. svg: one element; empty: `lead` says why not.
     """

@@ -87,7 +87,7 @@ def render(figure: Figure, key: str, title: str, description: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # Identifiers such as axes_1 stand in every figure.
-    text = re.sub(r' id="([A-Za-z]+_\d+)"', "", text)
+    text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)
     text = re.sub(r"#[0-9a-f]{6}\b", _variable, text)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"\n\s*", "\n", text)
