@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from html.parser import HTMLParser
+from typing import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import pytest
 pytest.importorskip("matplotlib", reason="needs matplotlib")
 
 import report_values as values  # noqa: E402
+from laplace_client.report import data_figures, posterior_figures  # noqa: E402
 from laplace_client.report.page import report  # noqa: E402
+from laplace_client.report.section import Section  # noqa: E402
 from laplace_client.types import Model, Posterior, PriorCandidate  # noqa: E402
 
 KEYS = ["spectrum", "bias", "residual", "prior", "reliability", "scores", "roc"]
@@ -122,51 +125,63 @@ def test_without_data_the_page_says_how_to_give_some() -> None:
         assert "--id" in sections.text[key]
 
 
+def last_layer() -> Posterior:
+    fit = values.options(structure="last_layer", debiasing="")
+    return values.posterior(fit, biased_eigenvalues=np.empty(0), standard_errors=np.empty(0))
+
+
+def without(**options: str) -> Posterior:
+    return values.posterior(values.options(**options))
+
+
 @pytest.mark.parametrize(
-    "posterior, missing, words",
+    "draw, posterior, words",
     [
-        (values.kfac(), "spectrum", "K-FAC keeps a curvature for each pair"),
-        (values.kfac(), "residual", "nothing is left over"),
-        (values.posterior(values.options(residual="none")), "residual", "no residual"),
-        (values.posterior(values.options(residual="isotropic")), "residual", "evenly"),
-        (values.posterior(values.options(debiasing="none")), "bias", "debiasing none"),
-        (values.posterior(prior_candidates=()), "prior", "no candidates"),
-        (
-            values.posterior(
-                values.options(structure="last_layer", debiasing=""),
-                biased_eigenvalues=np.empty(0),
-                standard_errors=np.empty(0),
-            ),
-            "bias",
-            "exact over all training data",
-        ),
+        (posterior_figures.spectrum, values.kfac(), "K-FAC keeps a curvature for each pair"),
+        (posterior_figures.residual, values.kfac(), "nothing is left over"),
+        (posterior_figures.residual, without(residual="none"), "no residual"),
+        (posterior_figures.residual, without(residual="isotropic"), "evenly"),
+        (posterior_figures.bias, without(debiasing="none"), "debiasing none"),
+        (posterior_figures.bias, last_layer(), "exact over all training data"),
     ],
 )
-def test_a_figure_that_cannot_be_says_why(posterior: Posterior, missing: str, words: str) -> None:
-    sections = Sections(report(values.model(), posterior))
-    assert missing not in drawn(sections)
-    assert words in " ".join(sections.text[missing].split())
+def test_a_figure_that_cannot_be_says_why(
+    draw: Callable[[Posterior], Section], posterior: Posterior, words: str
+) -> None:
+    section = draw(posterior)
+    assert section.svg == "" and section.tables == ()
+    assert words in section.lead
 
 
-def test_kfac_shows_the_bias_of_its_blocks() -> None:
-    rows = Sections(report(values.model(), values.kfac())).rows["bias"]
+def test_a_page_of_kfac_has_the_sentences_and_the_bias_of_its_blocks() -> None:
+    sections = Sections(report(values.model(), values.kfac()))
+    assert drawn(sections) == ["bias", "prior"]
+    assert "no spectrum" in sections.text["spectrum"]
+    rows = sections.rows["bias"]
     assert rows[1] == ["hidden.weight", "kronecker", "80", "3.000", "2.000", "1.500"]
+
+
+def test_without_candidates_there_is_no_curve() -> None:
+    section = posterior_figures.prior_precision(
+        values.model(), values.posterior(prior_candidates=())
+    )
+    assert section.svg == "" and "Predictions use 3.162" in section.lead
 
 
 def test_without_validation_only_the_evidence_is_drawn() -> None:
     candidates = tuple(PriorCandidate(d, 0.0, -d) for d in (1.0, 2.0, 4.0, 1.5, 1.4))
     posterior = values.posterior(prior_candidates=candidates, validation_nll_map=0.0)
-    sections = Sections(report(values.model(), posterior))
-    assert sections.rows["prior"][0] == ["prior precision", "evidence", "note"]
-    assert sections.rows["prior"][-1] == ["1.400", "-1.4", "step 2"]
-    assert "no validation data" in sections.text["prior"]
+    section = posterior_figures.prior_precision(values.model(), posterior)
+    (table,) = section.tables
+    assert table.columns == ("prior precision", "evidence", "note")
+    assert table.rows[-1] == ("1.400", "-1.4", "step 2")
+    assert "no validation data" in section.lead
 
 
 def test_directions_without_curvature_are_counted() -> None:
-    eigenvalues = np.r_[values.posterior().eigenvalues[:10], 0.0, 0.0]
-    sections = Sections(report(values.model(), values.posterior(eigenvalues=eigenvalues)))
-    assert "2 directions without curvature" in sections.text["spectrum"]
-    assert sections.rows["bias"][12] == ["12", "-", "-"]
+    posterior = values.posterior(eigenvalues=np.r_[values.posterior().eigenvalues[:10], 0.0, 0.0])
+    assert "2 directions without curvature" in posterior_figures.spectrum(posterior).lead
+    assert posterior_figures.bias(posterior).tables[0].rows[-1] == ("12", "-", "-")
 
 
 @pytest.mark.parametrize(
@@ -174,24 +189,24 @@ def test_directions_without_curvature_are_counted() -> None:
     [(values.model(likelihood="gaussian"), "not probabilities"), (values.model(), "no targets")],
 )
 def test_reliability_needs_probabilities_and_targets(model: Model, words: str) -> None:
-    sections = Sections(report(model, values.posterior(), values.answers(targets=None)))
-    assert "reliability" not in drawn(sections) and "scores" in drawn(sections)
-    assert words in sections.text["reliability"]
+    section = data_figures.reliability(model, values.answers(targets=None))
+    assert section.svg == "" and words in section.lead
 
 
 def test_bernoulli_labels_have_a_reliability() -> None:
     targets = np.random.default_rng(0).integers(0, 2, (400, 3))
     model = values.model(likelihood="bernoulli")
-    sections = Sections(report(model, values.posterior(), values.answers(targets=targets)))
-    assert "mean over labels" in sections.text["reliability"]
-    assert sum(int(row[1]) for row in sections.rows["reliability"][4:]) == 1200
+    section = data_figures.reliability(model, values.answers(targets=targets))
+    assert "mean over labels" in section.lead
+    assert sum(int(row[1].replace(",", "")) for row in section.tables[1].rows) == 1200
 
 
-def test_one_data_set_that_has_no_rows_in_common_is_drawn() -> None:
+def test_scores_that_are_all_the_same_are_drawn() -> None:
     constant = values.answers(scores={"energy": np.full(400, 2.0)}, thresholds={})
     other = values.answers("far", scores={"energy": np.full(400, 2.0)}, thresholds={})
-    sections = Sections(report(values.model(), values.posterior(), constant, [other]))
-    assert sections.rows["roc"][1] == ["far", "energy", "0.5000", "100.0 %"]
+    section = data_figures.roc(constant, [other])
+    assert section.tables[0].rows == (("far", "energy", "0.5000", "100.0 %"),)
+    assert data_figures.histograms(constant, [other]).svg
 
 
 def test_nothing_is_loaded_and_nothing_runs(full_page: str) -> None:
@@ -223,9 +238,11 @@ def test_names_are_escaped() -> None:
     evil = "<script>alert('1')</script>\"&"
     model = values.model(name=evil, description=evil)
     posterior = values.posterior(blocks=values.blocks(name=evil), warnings=(evil,))
-    page = report(model, posterior, values.answers(), [values.answers(evil)])
+    page = report(model, posterior)
     assert "<script" not in page
-    assert "&lt;script&gt;" in page
+    assert page.count("&lt;script&gt;alert") >= 5
+    section = data_figures.roc(values.answers(), [values.answers(evil)])
+    assert "<script" not in section.svg
 
 
 def test_head_says_what_it_is(full_page: str) -> None:

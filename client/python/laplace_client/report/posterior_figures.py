@@ -307,6 +307,7 @@ def prior_precision(model: Model, posterior: Posterior) -> Section:
     evidence.set(xlabel="prior precision", ylabel="evidence,\nnats per example")
     for panel in panels:
         panel.set_xscale("log")
+        panel.minorticks_off()
         panel.axvline(chosen, color=Ink.TEXT, lw=1.3, label=f"chosen: {number(chosen)}")
         if posterior.ood_prior_precision not in (0, chosen):
             panel.axvline(
