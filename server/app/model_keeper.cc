@@ -20,9 +20,7 @@ std::string Title(const std::string& name, int64_t version) {
 }  // namespace
 
 ModelKeeper::ModelKeeper(ModelSelection selection, const Repository& repository, ModelHost& host)
-    : selection_(std::move(selection)),
-      repository_(repository),
-      host_(host) {}
+    : selection_(std::move(selection)), repository_(repository), host_(host) {}
 
 ModelKeeper::~ModelKeeper() { Stop(); }
 
@@ -61,8 +59,10 @@ void ModelKeeper::Keep(const std::string& name, const WantedModel& wanted) {
     while (substitute != wanted.substitutes.rend() && !Load({name, *substitute})) ++substitute;
   }
   if (!complete) return;
-  const bool all_answer = std::all_of(wanted.versions.begin(), wanted.versions.end(),
-                                      [&](int64_t version) { return Answers({name, version}); });
+  const bool all_answer =
+      std::all_of(wanted.versions.begin(), wanted.versions.end(), [&](int64_t version) {
+        return Answers({name, version});
+      });
   for (auto it = kept.begin(); it != kept.end();) {
     if (wanted.versions.count(*it) > 0 || (!all_answer && Answers({name, *it}))) {
       ++it;

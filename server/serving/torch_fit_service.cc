@@ -197,7 +197,11 @@ class TorchFitService : public FitService {
   absl::StatusOr<PosteriorRecord> ReadRecord(const ModelVersion& model,
                                              const std::string& id) const {
     LAPLACED_ASSIGN_OR_RETURN(const std::string folder, repository_.PosteriorFolder(model, id));
-    return ReadPosteriorRecord(folder);
+    LAPLACED_ASSIGN_OR_RETURN(PosteriorRecord record, ReadPosteriorRecord(folder));
+    // It may have been copied with its checkpoint.
+    record.model = model.name;
+    record.version = model.version;
+    return record;
   }
 
   absl::StatusOr<FitJob> MakeJob(const LoadedModel& model, const UncertainNetwork& uncertain,
@@ -233,6 +237,8 @@ class TorchFitService : public FitService {
     const PosteriorRecord fresh = NewRecord(model);
     PosteriorRecord record = old;
     record.id = fresh.id;
+    record.model = fresh.model;  // that of a copied posterior is where it was fitted
+    record.version = fresh.version;
     record.code_version = fresh.code_version;
     record.parent_posterior_id = old.id;
     return record;

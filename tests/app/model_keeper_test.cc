@@ -257,8 +257,9 @@ TEST(ModelSelectionTest, NamesThatAreNotThereAreErrors) {
 }
 
 TEST(ModelSelectionTest, OnlyPoliciesThatMeanSomethingAreRead) {
-  for (const char* bad : {"", "net/", "net/0", "net/-1", "net/latest:0", "net/latest:", "net/latest2",
-                          "net/every", "all/3", "net/1/2", "net,,net", "a b", "net/latest:2x"}) {
+  for (const char* bad :
+       {"", "net/", "net/0", "net/-1", "net/latest:0", "net/latest:", "net/latest2", "net/every",
+        "all/3", "net/1/2", "net,,net", "a b", "net/latest:2x"}) {
     EXPECT_THAT(ParseModelSelection(bad),
                 StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("load: expected")))
         << bad;

@@ -1,4 +1,5 @@
-// Models come, change and go while clients call: nobody's request fails, and what is bad is left out.
+// Models come, change and go while clients call: nobody's request fails, and what is bad is left
+// out.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -14,8 +15,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/app/config.h"
-#include "server/serving/fit_service.h"
 #include "server/model/torch_runtime.h"
+#include "server/serving/fit_service.h"
 #include "tests/integration/world.h"
 #include "tests/support/status_matchers.h"
 
@@ -137,6 +138,28 @@ TEST_F(LifecycleTest, ALatestVersionThatIsDamagedAtStartIsReplacedByTheOneBelow)
   }));
 }
 
+TEST_F(LifecycleTest, APosteriorBelongsToTheVersionThatItWasCopiedTo) {
+  world_.Start();
+  const std::string fitted = world_.Fit(*world_.Connect());
+  CopyVersion(2);
+  world_.Start();
+  const auto client = world_.Connect();
+  const auto posterior = client->GetPosterior("mlp");
+  ASSERT_THAT(posterior, IsOk());
+  EXPECT_EQ(posterior->id, fitted);
+  EXPECT_EQ(posterior->version, 2);
+  const auto data = client->EnsureDataset(world_.train_inputs(), world_.train_targets());
+  ASSERT_THAT(data, IsOk());
+  client::UpdateRequest update;
+  update.model = "mlp";
+  update.dataset_id = data->id;
+  const auto updated = client->Update(update);
+  ASSERT_THAT(updated, IsOk());
+  EXPECT_TRUE(fs::exists(FolderOf(2) + "/posteriors/" + *updated));
+  EXPECT_FALSE(fs::exists(FolderOf(1) + "/posteriors/" + *updated));
+  EXPECT_EQ(client->Predict(Request())->posterior_id, *updated);
+}
+
 TEST_F(LifecycleTest, MemoryIsCheckedBeforeAModelIsRead) {
   world_.Start();
   {
@@ -168,8 +191,8 @@ TEST_F(LifecycleTest, MemoryIsCheckedBeforeAModelIsRead) {
 
 TEST_F(LifecycleTest, UploadsStayWithinTheirQuota) {
   laplace::v1::ServerConfig changes;
-  changes.set_max_datasets_bytes(static_cast<int64_t>(
-      world_.train_inputs().bytes.size() + world_.train_targets().bytes.size() + 1000));
+  changes.set_max_datasets_bytes(static_cast<int64_t>(world_.train_inputs().bytes.size() +
+                                                      world_.train_targets().bytes.size() + 1000));
   world_.Start(changes);
   const auto client = world_.Connect();
   ASSERT_THAT(client->EnsureDataset(world_.train_inputs(), world_.train_targets()), IsOk());
