@@ -149,6 +149,24 @@ absl::StatusOr<Posterior> Client::ActivatePosterior(const std::string& model, in
   return FromProto(response->posterior());
 }
 
+absl::Status Client::DeletePosterior(const std::string& model, int64_t version,
+                                     const std::string& posterior_id) const {
+  v1::DeletePosteriorRequest request;
+  request.set_model(model);
+  request.set_version(version);
+  request.set_posterior_id(posterior_id);
+  int attempts = 0;
+  const absl::Status status =
+      CallWithRetry(impl_->options.retry, {impl_->target, impl_->options.timeout},
+                    [&](grpc::ClientContext& context) {
+                      ++attempts;
+                      AddToken(impl_->options, context);
+                      v1::DeletePosteriorResponse response;
+                      return impl_->posteriors->DeletePosterior(&context, request, &response);
+                    });
+  return attempts > 1 && absl::IsNotFound(status) ? absl::OkStatus() : status;
+}
+
 absl::StatusOr<Prediction> Client::Predict(const PredictRequest& request) const {
   auto message = ToProto(request);
   if (!message.ok()) return message.status();

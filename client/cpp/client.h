@@ -95,6 +95,10 @@ class Client {
                                          const std::string& posterior_id = "") const;
   absl::StatusOr<Posterior> ActivatePosterior(const std::string& model, int64_t version,
                                               const std::string& posterior_id) const;
+  // For good. FAILED_PRECONDITION for the active one. Repeated like other calls, but then NOT_FOUND
+  // counts as done: the answer to the attempt before was lost.
+  absl::Status DeletePosterior(const std::string& model, int64_t version,
+                               const std::string& posterior_id) const;
 
   absl::StatusOr<Prediction> Predict(const PredictRequest& request) const;
   absl::StatusOr<Scores> Score(const ScoreRequest& request) const;

@@ -207,6 +207,21 @@ absl::Status Repository::SetActivePosterior(const ModelVersion& model,
   return ReplaceFile(Join(*folder, kActiveFile), {posterior_id, "\n"});
 }
 
+absl::Status Repository::RemovePosterior(const ModelVersion& model,
+                                         const std::string& posterior_id) const {
+  absl::StatusOr<std::string> folder = PosteriorFolder(model, posterior_id);
+  if (!folder.ok()) return folder.status();
+  if (!IsFolder(*folder)) {
+    return absl::NotFoundError(absl::StrCat("model ", model.name, "/", model.version,
+                                            " has no posterior '", posterior_id, "'"));
+  }
+  const std::string aside = TemporaryPath(ParentFolder(*folder));
+  if (absl::Status status = RenameFolder(*folder, aside); !status.ok()) return status;
+  // The posterior is gone; a file that cannot be removed now is left to the next Open.
+  RemoveAll(aside).IgnoreError();
+  return absl::OkStatus();
+}
+
 absl::StatusOr<int64_t> Repository::BytesOf(const ModelVersion& model,
                                             const std::string& posterior_id) const {
   absl::StatusOr<std::string> folder = ModelFolder(model);

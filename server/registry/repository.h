@@ -69,6 +69,11 @@ class Repository {
   // posterior exists.
   absl::Status SetActivePosterior(const ModelVersion& model, const std::string& posterior_id) const;
 
+  // At once or not at all: the folder gets a temporary name, which is durable when this returns OK,
+  // and is then emptied; what a killed process leaves of it, Open removes. Takes damaged posteriors
+  // too, and does not look which one is active. Errors: INVALID_ARGUMENT (id), NOT_FOUND.
+  absl::Status RemovePosterior(const ModelVersion& model, const std::string& posterior_id) const;
+
   // Bytes of the checkpoint and, unless the id is empty, of the posterior's files, as they are on
   // disk; what is missing counts as nothing. Errors: INVALID_ARGUMENT, NOT_FOUND (model).
   absl::StatusOr<int64_t> BytesOf(const ModelVersion& model, const std::string& posterior_id) const;

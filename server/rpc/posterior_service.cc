@@ -24,6 +24,7 @@ constexpr char kCalibrate[] = "PosteriorService.CalibrateOod";
 constexpr char kList[] = "PosteriorService.ListPosteriors";
 constexpr char kGet[] = "PosteriorService.GetPosterior";
 constexpr char kActivate[] = "PosteriorService.ActivatePosterior";
+constexpr char kDelete[] = "PosteriorService.DeletePosterior";
 constexpr char kUpload[] = "PosteriorService.UploadDataset";
 constexpr char kGetDataset[] = "PosteriorService.GetDataset";
 
@@ -34,8 +35,8 @@ absl::Status CheckPosteriorId(const std::string& id) {
 absl::Status ReadOnly() {
   return absl::FailedPreconditionError(
       "this server is read-only (it was started with --read-only) and changes nothing in its "
-      "registry; send fits, updates, calibrations, uploads and activations to the server that "
-      "writes to it");
+      "registry; send fits, updates, calibrations, uploads, activations and deletions to the "
+      "server that writes to it");
 }
 
 // Answers an upload without reading it.
@@ -150,6 +151,26 @@ grpc::ServerUnaryReactor* PosteriorService::ActivatePosterior(
         const auto record = parts_.fits.GetPosterior(request->model(), request->version(), id);
         if (!record.ok()) return record.status();
         FillPosterior(*record, id, response->mutable_posterior());
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* PosteriorService::DeletePosterior(
+    grpc::CallbackServerContext* call, const v1::DeletePosteriorRequest* request,
+    v1::DeletePosteriorResponse*) {
+  const absl::Status admitted = parts_.guard.Admit(*call, Role::kAdmin).status();
+  if (!admitted.ok()) return FinishNow(call, kDelete, admitted);
+  if (parts_.read_only) return FinishNow(call, kDelete, ReadOnly());
+  absl::Status valid = CheckModel("model", request->model(), request->version());
+  if (valid.ok()) valid = CheckPosteriorId(request->posterior_id());
+  if (!valid.ok()) return FinishNow(call, kDelete, valid);
+  return RunOnQueue(
+      parts_.admin_queue, call, kDelete, [this, request](const ComputeContext&, double) {
+        const std::string& id = request->posterior_id();
+        const absl::Status deleted =
+            parts_.host.DeletePosterior(request->model(), request->version(), id);
+        if (!deleted.ok()) return WithField(deleted, "posterior_id");
+        LogInfo(absl::StrCat("deleted posterior ", id, " of model ", request->model()));
         return absl::OkStatus();
       });
 }

@@ -52,6 +52,9 @@ class PosteriorService final : public laplace::v1::PosteriorService::CallbackSer
   grpc::ServerUnaryReactor* ActivatePosterior(
       grpc::CallbackServerContext* call, const laplace::v1::ActivatePosteriorRequest* request,
       laplace::v1::ActivatePosteriorResponse* response) override;
+  grpc::ServerUnaryReactor* DeletePosterior(
+      grpc::CallbackServerContext* call, const laplace::v1::DeletePosteriorRequest* request,
+      laplace::v1::DeletePosteriorResponse* response) override;
   grpc::ServerReadReactor<laplace::v1::UploadDatasetRequest>* UploadDataset(
       grpc::CallbackServerContext* call, laplace::v1::UploadDatasetResponse* response) override;
   grpc::ServerUnaryReactor* GetDataset(grpc::CallbackServerContext* call,

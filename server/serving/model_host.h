@@ -86,6 +86,10 @@ class ModelHost {
   // Reads, checks and switches, then records it durably.
   virtual absl::Status ActivatePosterior(const std::string& name, int64_t version,
                                          const std::string& posterior_id) = 0;
+  // Removes a posterior from the repository, durably. `version` as for Get. NOT_FOUND,
+  // FAILED_PRECONDITION (it is the active one).
+  virtual absl::Status DeletePosterior(const std::string& name, int64_t version,
+                                       const std::string& posterior_id) = 0;
   // Takes up the posterior that the repository says is active, if it is another than that of the
   // loaded version: somebody else may have activated it. True if it was. An error changes nothing.
   virtual absl::StatusOr<bool> RefreshPosterior(const std::string& name, int64_t version) = 0;

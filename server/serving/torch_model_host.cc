@@ -124,6 +124,22 @@ class TorchModelHost : public ModelHost {
     return absl::OkStatus();
   }
 
+  absl::Status DeletePosterior(const std::string& name, int64_t version,
+                               const std::string& posterior_id) override {
+    // Nothing is activated meanwhile.
+    std::lock_guard<std::mutex> changing(changing_);
+    LAPLACED_ASSIGN_OR_RETURN(const ModelInfo info, Get(name, version));
+    const ModelVersion found{info.name, info.version};
+    LAPLACED_ASSIGN_OR_RETURN(const std::string active, repository_.ActivePosterior(found));
+    if (posterior_id == active || posterior_id == info.active_posterior_id) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "posterior ", posterior_id, " is the active one of model ", found.name, "/",
+          found.version,
+          ": activate another one first (ActivatePosterior, `laplace posterior activate`)"));
+    }
+    return repository_.RemovePosterior(found, posterior_id);
+  }
+
   absl::StatusOr<bool> RefreshPosterior(const std::string& name, int64_t version) override {
     std::lock_guard<std::mutex> changing(changing_);
     std::shared_ptr<const TorchServedModel> current;

@@ -590,6 +590,12 @@ TEST(ServerTest, ReadOnlyServerChangesNothingInItsRegistry) {
       ExpectRefusedAsReadOnly(Call(*replica.posteriors,
                                    &v1::PosteriorService::Stub::ActivatePosterior, activate,
                                    &activated));
+      v1::DeletePosteriorRequest remove;
+      remove.set_model("net");
+      remove.set_posterior_id("p-2");
+      v1::DeletePosteriorResponse removed;
+      ExpectRefusedAsReadOnly(Call(*replica.posteriors,
+                                   &v1::PosteriorService::Stub::DeletePosterior, remove, &removed));
       grpc::ClientContext context;
       v1::UploadDatasetResponse uploaded;
       const auto upload = replica.posteriors->UploadDataset(&context, &uploaded);

@@ -129,6 +129,9 @@ class IdentityHost final : public ModelHost {
   absl::Status ActivatePosterior(const std::string&, int64_t, const std::string&) override {
     return Fixed();
   }
+  absl::Status DeletePosterior(const std::string&, int64_t, const std::string&) override {
+    return Fixed();
+  }
   absl::StatusOr<bool> RefreshPosterior(const std::string&, int64_t) override { return false; }
 
  private:

@@ -362,5 +362,18 @@ TEST(Posteriors, AreListedDescribedAndActivated) {
   EXPECT_TRUE(client->UnloadModel("digits").ok());
 }
 
+TEST(Posteriors, AreDeletedAlsoWhenAnAnswerWasLost) {
+  FakeServer server;
+  const auto client = ConnectTo(server, FastOptions());
+  EXPECT_TRUE(client->DeletePosterior("digits", 0, "p-0").ok());
+  EXPECT_EQ(client->DeletePosterior("digits", 0, "p-9").code(), absl::StatusCode::kNotFound);
+  server.FailNext("DeletePosterior", grpc::Status(grpc::StatusCode::UNAVAILABLE, "cut off"));
+  EXPECT_TRUE(client->DeletePosterior("digits", 0, "p-9").ok());
+  EXPECT_EQ(server.Calls("DeletePosterior"), 4);
+  server.FailNext("DeletePosterior", grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "active"));
+  EXPECT_EQ(client->DeletePosterior("digits", 0, "p-1").code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
 }  // namespace
 }  // namespace laplace::client

@@ -369,6 +369,14 @@ struct FakeServer::State final : v1::ModelService::Service,
     return Enter("ActivatePosterior", context);
   }
 
+  grpc::Status DeletePosterior(grpc::ServerContext* context,
+                               const v1::DeletePosteriorRequest* request,
+                               v1::DeletePosteriorResponse*) override {
+    if (grpc::Status status = Enter("DeletePosterior", context); !status.ok()) return status;
+    if (request->posterior_id() == "p-0") return grpc::Status::OK;
+    return grpc::Status(grpc::StatusCode::NOT_FOUND, "no such posterior");
+  }
+
   grpc::Status GetDataset(grpc::ServerContext* context, const v1::GetDatasetRequest* request,
                           v1::GetDatasetResponse* response) override {
     if (grpc::Status status = Enter("GetDataset", context); !status.ok()) return status;

@@ -169,6 +169,31 @@ TEST_F(EndToEndTest, TheSameSeedGivesTheSamePosteriorAndActivationSwitches) {
   EXPECT_EQ((*list)[1].id, second);
 }
 
+TEST_F(EndToEndTest, ADeletedPosteriorIsGoneAndTheActiveOneStays) {
+  const auto client = world_.Connect();
+  const std::string first = world_.Fit(*client, 1);
+  const std::string second = world_.Fit(*client, 2);
+  const auto before = client->Predict(Request());
+  EXPECT_THAT(client->DeletePosterior("mlp", 1, second),
+              test_support::StatusIs(absl::StatusCode::kFailedPrecondition,
+                                     ::testing::HasSubstr("active")));
+  ASSERT_THAT(client->DeletePosterior("mlp", 0, first), IsOk());
+  EXPECT_FALSE(std::filesystem::exists(world_.PosteriorFolder(first)));
+  EXPECT_THAT(client->DeletePosterior("mlp", 1, first),
+              test_support::StatusIs(absl::StatusCode::kNotFound, ::testing::HasSubstr(first)));
+  EXPECT_THAT(client->ActivatePosterior("mlp", 1, first),
+              test_support::StatusIs(absl::StatusCode::kNotFound));
+  const auto list = client->ListPosteriors("mlp");
+  ASSERT_THAT(list, IsOk());
+  ASSERT_EQ(list->size(), 1u);
+  EXPECT_EQ((*list)[0].id, second);
+  ExpectSameDigits(*client->Predict(Request()), *before);
+  // Also while the model is not loaded.
+  ASSERT_THAT(client->UnloadModel("mlp"), IsOk());
+  EXPECT_THAT(client->DeletePosterior("mlp", 0, second),
+              test_support::StatusIs(absl::StatusCode::kFailedPrecondition));
+}
+
 TEST_F(EndToEndTest, PerRequestPrecisionMovesTheAnswerAndLeavesThePosterior) {
   const auto client = world_.Connect();
   world_.Fit(*client);

@@ -145,6 +145,31 @@ TEST_F(RepositoryTest, ListsCompletePosteriorsNewestFirst) {
   EXPECT_THAT(*repository.ListPosteriors(model), ElementsAre("p-3", "p-2", "p-1"));
 }
 
+TEST_F(RepositoryTest, RemovesOnePosteriorAndNothingElse) {
+  MakeFolder("models/a/1");
+  const Repository repository = Open();
+  const ModelVersion model = {"a", 1};
+  for (const char* id : {"p-1", "p-2"}) {
+    const std::string folder = *repository.PosteriorFolder(model, id);
+    ASSERT_THAT(WritePosteriorArtifact(folder, PosteriorRecord(), {}), IsOk());
+  }
+  ASSERT_THAT(repository.RemovePosterior(model, "p-1"), IsOk());
+  EXPECT_THAT(NamesIn(root_ + "/models/a/1/posteriors"), ElementsAre("p-2"));
+  EXPECT_THAT(repository.RemovePosterior(model, "p-1"),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("p-1")));
+  EXPECT_THAT(repository.RemovePosterior({"a", 2}, "p-2"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(repository.RemovePosterior(model, ".."),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(NamesIn(root_ + "/models/a/1/posteriors"), ElementsAre("p-2"));
+}
+
+TEST_F(RepositoryTest, RemovesADamagedPosterior) {
+  const Repository repository = Open();
+  WriteFile("models/a/1/posteriors/p-1/tensors.safetensors", "half of");
+  ASSERT_THAT(repository.RemovePosterior({"a", 1}, "p-1"), IsOk());
+  EXPECT_THAT(NamesIn(root_ + "/models/a/1/posteriors"), ElementsAre());
+}
+
 TEST_F(RepositoryTest, RemembersTheActivePosterior) {
   MakeFolder("models/a/1");
   MakeFolder("models/a/2");

@@ -420,5 +420,21 @@ TEST(PosteriorServiceTest, ActivateSwitchesAndShowsTheNewOne) {
   EXPECT_FALSE(listed.posteriors(0).active());
 }
 
+TEST(PosteriorServiceTest, DeletesAPosteriorOnceAndNeverTheActiveOne) {
+  TestServer server;
+  v1::DeletePosteriorRequest request;
+  request.set_model("net");
+  request.set_posterior_id("p-2");
+  v1::DeletePosteriorResponse response;
+  const auto call = [&] {
+    return Call(*server.posteriors, &PosteriorStub::DeletePosterior, request, &response)
+        .error_code();
+  };
+  EXPECT_EQ(call(), grpc::StatusCode::OK);
+  EXPECT_EQ(call(), grpc::StatusCode::NOT_FOUND);
+  request.set_posterior_id("p-1");
+  EXPECT_EQ(call(), grpc::StatusCode::FAILED_PRECONDITION);
+}
+
 }  // namespace
 }  // namespace laplaced

@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -287,6 +288,19 @@ class FakeModelHost : public ModelHost {
     TellOfChange(name);
     return absl::OkStatus();
   }
+  absl::Status DeletePosterior(const std::string& name, int64_t version,
+                               const std::string& posterior_id) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = Find(name, version);
+    if (!found.ok()) return found.status();
+    if (posterior_id == found->active_posterior_id) {
+      return absl::FailedPreconditionError(absl::StrCat(posterior_id, " is the active one"));
+    }
+    if (posterior_id.rfind("p-", 0) != 0 || !deleted_.insert(posterior_id).second) {
+      return absl::NotFoundError(absl::StrCat("there is no posterior '", posterior_id, "'"));
+    }
+    return absl::OkStatus();
+  }
   absl::StatusOr<bool> RefreshPosterior(const std::string& name, int64_t version) override {
     const auto found = Get(name, version);
     if (!found.ok()) return found.status();
@@ -313,6 +327,7 @@ class FakeModelHost : public ModelHost {
   const ModelHostOptions options_;
   mutable std::mutex mutex_;
   std::map<std::pair<std::string, int64_t>, ModelInfo> models_;
+  std::set<std::string> deleted_;  // posteriors
   ComputeHook on_compute_ = [](const ComputeContext&) { return absl::OkStatus(); };
   std::function<absl::Status(const std::string&)> on_load_;
 };
