@@ -75,6 +75,12 @@ void AddConnectionOptions(CLI::App& app, Context& context) {
                  "Name in the server's certificate, if it is not that of --server")
       ->type_name("NAME")
       ->envname("LAPLACE_TLS_SERVER_NAME");
+  app.add_option("--config", context.config_file,
+                 "JSON file with server, token_file, tls, ca_cert, client_cert, client_key and "
+                 "tls_server_name, for what neither flag nor environment says (default "
+                 "~/.config/laplace/config.json)")
+      ->type_name("FILE")
+      ->envname("LAPLACE_CONFIG");
   if (const char* token = std::getenv("LAPLACE_TOKEN")) context.token = token;
 }
 

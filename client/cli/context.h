@@ -33,7 +33,9 @@ struct Context {
   double timeout_seconds = 0;  // 0: the client's own defaults
   client::TlsOptions tls;
   std::string token_file;
-  std::string token;  // of the environment
+  std::string token;        // of the environment
+  std::string config_file;  // empty: the default one, if there is one
+  bool needs_server = true;
   std::function<absl::Status()> command;
   int exit_code = kExitOk;  // of a command that returns OK
 
@@ -89,6 +91,7 @@ void AddEvaluateVerb(CLI::App& app, Context& context);
 void AddHealthVerb(CLI::App& app, Context& context);
 void AddTokenVerb(CLI::App& app, Context& context);
 void AddBenchVerb(CLI::App& app, Context& context);
+void AddCompletionVerb(CLI::App& app, Context& context);
 
 // The options of all verbs that say how to reach the server.
 void AddConnectionOptions(CLI::App& app, Context& context);

@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <iostream>
 
+#include "client/cli/config_file.h"
 #include "client/cli/context.h"
 #include "client/cli/help.h"
 
@@ -40,6 +41,7 @@ int Run(int argc, char** argv) {
   AddHealthVerb(app, context);
   AddTokenVerb(app, context);
   AddBenchVerb(app, context);
+  AddCompletionVerb(app, context);
 
   try {
     app.parse(argc, argv);
@@ -50,7 +52,8 @@ int Run(int argc, char** argv) {
     return kExitUsage;
   }
   context.json = output == "json";
-  const absl::Status status = context.command();
+  absl::Status status = context.needs_server ? ApplyConfigFile(app, context) : absl::OkStatus();
+  if (status.ok()) status = context.command();
   if (status.ok()) return context.exit_code;
   std::cerr << ErrorText(status);
   return kExitError;

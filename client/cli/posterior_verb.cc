@@ -95,6 +95,22 @@ absl::Status Activate(const Context& context, const Arguments& arguments) {
   return absl::OkStatus();
 }
 
+absl::Status Remove(const Context& context, const Arguments& arguments) {
+  auto client = context.Connect();
+  if (!client.ok()) return client.status();
+  const ModelName& model = arguments.model;
+  absl::Status status =
+      (*client)->DeletePosterior(model.name, model.version, arguments.posterior_id);
+  if (!status.ok()) return status;
+  if (context.json) {
+    Print(Json{{"id", arguments.posterior_id}, {"deleted", true}});
+  } else {
+    Print(absl::StrCat("posterior ", arguments.posterior_id, " of ",
+                       VersionedName(model.name, model.version), " is deleted\n"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Update(const Context& context, const Arguments& arguments) {
   auto client = context.Connect();
   if (!client.ok()) return client.status();
@@ -176,8 +192,8 @@ void AddStart(CLI::App& app, Arguments& arguments) {
 }  // namespace
 
 void AddPosteriorVerb(CLI::App& app, Context& context) {
-  CLI::App* verb =
-      app.add_subcommand("posterior", "List, describe, switch, update and calibrate posteriors");
+  CLI::App* verb = app.add_subcommand(
+      "posterior", "List, describe, switch, delete, update and calibrate posteriors");
   verb->require_subcommand(1);
   SetExample(*verb, "Example:\n  laplace posterior show fashion_cnn");
 
@@ -199,6 +215,12 @@ void AddPosteriorVerb(CLI::App& app, Context& context) {
                  "Example:\n  laplace posterior activate fashion_cnn 20240501-101500-5e21",
                  Activate, activate);
   activate_app->add_option("POSTERIOR", activate->posterior_id, "Id of a posterior")->required();
+
+  const auto remove = std::make_shared<Arguments>();
+  CLI::App* remove_app = AddCommand(
+      *verb, context, "rm", "Delete a posterior for good; the active one cannot be deleted",
+      "Example:\n  laplace posterior rm fashion_cnn 20240501-101500-5e21", Remove, remove);
+  remove_app->add_option("POSTERIOR", remove->posterior_id, "Id of a posterior")->required();
 
   const auto update = std::make_shared<Arguments>();
   CLI::App* update_app = AddCommand(

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -23,10 +25,19 @@ volatile sig_atomic_t interrupted = 0;
 
 void OnInterrupt(int) { interrupted = 1; }
 
+// Whether standard error may be drawn on. https://no-color.org asks for no escape sequences.
+bool DrawsOnTerminal() {
+  const char* no_color = std::getenv("NO_COLOR");
+  const char* term = std::getenv("TERM");
+  const bool plain = (no_color != nullptr && *no_color != '\0') ||
+                     (term != nullptr && std::strcmp(term, "dumb") == 0);
+  return !plain && isatty(STDERR_FILENO) == 1;
+}
+
 }  // namespace
 
 ProgressLine::ProgressLine(std::string what)
-    : what_(std::move(what)), terminal_(isatty(STDERR_FILENO) == 1) {}
+    : what_(std::move(what)), terminal_(DrawsOnTerminal()) {}
 
 ProgressLine::~ProgressLine() {
   if (open_) std::fputs("\n", stderr);

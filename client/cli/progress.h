@@ -1,5 +1,5 @@
 // Shows how far something is: a bar that redraws itself on a terminal, a line now and then anywhere
-// else.
+// else and where NO_COLOR is set.
 //
 // Writes to standard error, so that results on standard output stay clean. Not synchronised.
 #pragma once

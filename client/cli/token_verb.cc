@@ -53,6 +53,7 @@ void AddTokenVerb(CLI::App& app, Context& context) {
              "  laplace token pipeline --role predict\n"
              "  laplace score fashion_cnn --input new.npy --token-file pipeline.token");
   verb->callback([&context, options] {
+    context.needs_server = false;
     context.command = [&context, options] { return Make(context, *options); };
   });
 }

@@ -34,12 +34,21 @@ inline std::string ReadText(const std::string& path) {
 
 class Command : public ::testing::Test {
  protected:
+  // The configuration of whoever runs the tests stays out of them.
+  Command() { setenv("XDG_CONFIG_HOME", folder_.c_str(), 1); }
+
   // Runs `laplace <arguments>` with the fake server in the environment.
   Outcome Run(const std::string& arguments, const std::string& input = "/dev/null") const {
-    const std::string command =
-        absl::StrCat("LAPLACE_SERVER=", server_.address(), " ", LAPLACE_COMMAND, " ", arguments,
-                     " >", folder_, "/out 2>", folder_, "/err <", input);
-    const int status = std::system(command.c_str());
+    return Shell(
+        absl::StrCat("LAPLACE_SERVER=", server_.address(), " ", LAPLACE_COMMAND, " ", arguments),
+        input);
+  }
+
+  // Runs a command of the shell as it is.
+  Outcome Shell(const std::string& command, const std::string& input = "/dev/null") const {
+    const std::string redirected =
+        absl::StrCat(command, " >", folder_, "/out 2>", folder_, "/err <", input);
+    const int status = std::system(redirected.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, ReadText(folder_ + "/out"),
             ReadText(folder_ + "/err")};
   }

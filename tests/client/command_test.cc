@@ -45,6 +45,7 @@ TEST_F(Command, HelpIsAsPublished) {
                                                     {"posterior_ls", "posterior ls"},
                                                     {"posterior_show", "posterior show"},
                                                     {"posterior_activate", "posterior activate"},
+                                                    {"posterior_rm", "posterior rm"},
                                                     {"posterior_update", "posterior update"},
                                                     {"posterior_calibrate", "posterior calibrate"},
                                                     {"operations", "operations"},
@@ -56,6 +57,7 @@ TEST_F(Command, HelpIsAsPublished) {
                                                     {"evaluate", "evaluate"},
                                                     {"bench", "bench"},
                                                     {"token", "token"},
+                                                    {"completion", "completion"},
                                                     {"health", "health"}};
   for (const auto& [name, verb] : pages) {
     const Outcome outcome = Run(verb + " --help");
@@ -89,6 +91,8 @@ TEST_F(Command, MistakesInUsageExitWithTwo) {
                                 "fit digits --train f.npz --curvature exact",
                                 "fit digits --train f.npz --fisher-samples x",
                                 "posterior update digits",
+                                "posterior rm digits",
+                                "completion fish",
                                 "posterior calibrate digits",
                                 "posterior calibrate digits --data f.npz --target-id-rate 0",
                                 "posterior update digits --data f.npz --data-rows 9:5"}) {
@@ -573,6 +577,15 @@ TEST_F(Command, CalibrateNeedsNoLabels) {
     EXPECT_THAT(server_.Upload().header.target_shape(), ElementsAre(3));
     EXPECT_EQ(server_.Upload().target_bytes, std::string(24, '\0'));
   }
+}
+
+TEST_F(Command, PosteriorsAreDeleted) {
+  EXPECT_EQ(Run("posterior rm digits/3 p-0").out, "posterior p-0 of digits/3 is deleted\n");
+  EXPECT_EQ(Json::parse(Run("posterior rm digits p-0 --output json").out),
+            Json::parse(R"({"id": "p-0", "deleted": true})"));
+  const Outcome unknown = Run("posterior rm digits p-9");
+  EXPECT_EQ(unknown.exit_code, 1);
+  EXPECT_EQ(unknown.err, "laplace: no such posterior (NOT_FOUND)\n");
 }
 
 TEST_F(Command, PosteriorsAreListedShownAndActivated) {

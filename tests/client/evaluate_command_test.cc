@@ -81,9 +81,9 @@ class Evaluate : public ::testing::Test {
   }
 
   Outcome Run(const std::string& arguments) const {
-    const std::string command =
-        absl::StrCat("LAPLACE_SERVER=", server_.address(), " ", LAPLACE_COMMAND, " ", arguments,
-                     " >", folder_, "/out 2>", folder_, "/err </dev/null");
+    const std::string command = absl::StrCat(
+        "XDG_CONFIG_HOME=", folder_, " LAPLACE_SERVER=", server_.address(), " ", LAPLACE_COMMAND,
+        " ", arguments, " >", folder_, "/out 2>", folder_, "/err </dev/null");
     const int status = std::system(command.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, ReadText(folder_ + "/out"),
             ReadText(folder_ + "/err")};
