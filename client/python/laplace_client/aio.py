@@ -299,6 +299,12 @@ class AsyncClient:
         response = await self._call(_api.ACTIVATE_POSTERIOR, request)
         return types.from_message(Posterior, response.posterior)
 
+    async def delete_posterior(self, model: str, posterior_id: str, version: int = 0) -> None:
+        request = _requests.build(
+            "DeletePosteriorRequest", model=model, version=version, posterior_id=posterior_id
+        )
+        await self._call(_api.DELETE_POSTERIOR, request)
+
     async def get_operation(self, operation_id: str) -> Operation:
         request = _requests.build("GetOperationRequest", id=operation_id)
         response = await self._call(_api.GET_OPERATION, request)

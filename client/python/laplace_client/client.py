@@ -330,6 +330,13 @@ class Client:
             Posterior, self._call(_api.ACTIVATE_POSTERIOR, request).posterior
         )
 
+    def delete_posterior(self, model: str, posterior_id: str, version: int = 0) -> None:
+        """Removes a posterior for good; FailedPreconditionError for the active one."""
+        request = _requests.build(
+            "DeletePosteriorRequest", model=model, version=version, posterior_id=posterior_id
+        )
+        self._call(_api.DELETE_POSTERIOR, request)
+
     def get_operation(self, operation_id: str) -> Operation:
         request = _requests.build("GetOperationRequest", id=operation_id)
         return types.from_message(Operation, self._call(_api.GET_OPERATION, request).operation)

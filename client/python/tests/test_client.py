@@ -123,6 +123,10 @@ def test_fits_updates_and_calibrates(client: Client, data: tuple[np.ndarray, np.
         "mlp", (x, y), target_id_rate=0.1, default_ood_score="laplace_entropy"
     )
     assert client.get_posterior("mlp", posterior_id=calibrated).options.target_id_rate == 0.1
+    with pytest.raises(laplace_client.FailedPreconditionError):
+        client.delete_posterior("mlp", calibrated)
+    client.delete_posterior("mlp", fitted)
+    assert fitted not in {p.id for p in client.list_posteriors("mlp")}
     states = {operation.state for operation in client.list_operations()}
     assert states == {"succeeded"} and len(client.list_operations()) == 3
 
