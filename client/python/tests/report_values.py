@@ -92,7 +92,7 @@ def kfac(**changes: Any) -> Posterior:
 
 
 def answers(name: str = "ID", rows: int = 400, shift: float = 0.0, **changes: Any) -> Evaluated:
-    """Of three classes; `shift` moves the scores up. The posterior is less sure than the network."""
+    """Three classes; the posterior is less sure than the network. shift: of the scores."""
     random = np.random.default_rng(len(name) + rows)
     logits = random.normal(0, 2, (rows, 3))
 

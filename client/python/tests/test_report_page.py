@@ -1,4 +1,4 @@
-"""The page: which figures it has, what stands instead of those it cannot have, and that it is closed."""
+"""The page: its figures, what stands instead of those it cannot have, and that it is closed."""
 
 from __future__ import annotations
 

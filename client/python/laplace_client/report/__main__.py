@@ -115,11 +115,10 @@ def _named(argument: str) -> tuple[str, str]:
 def _scores(asked: Sequence[str], posterior: Posterior) -> list[str]:
     from . import data
 
-    unknown = [score for score in asked if score not in posterior.available_ood_scores]
+    known = data.known_scores(posterior)
+    unknown = [score for score in asked if score not in known]
     if unknown:
-        raise ValueError(
-            f"--score {unknown[0]}: expected one of {', '.join(posterior.available_ood_scores)}"
-        )
+        raise ValueError(f"--score {unknown[0]}: expected one of {', '.join(known)}")
     return list(dict.fromkeys(asked)) or data.default_scores(posterior)
 
 

@@ -160,7 +160,12 @@ def _checked_targets(path: str, targets: NDArray[Any], model: Model) -> NDArray[
 def default_scores(posterior: Posterior) -> list[str]:
     """Its default score, and three well-known ones of the plain network to compare it with."""
     wanted = [posterior.default_ood_score, "msp", "energy", "mahalanobis"]
-    return [s for s in dict.fromkeys(wanted) if s in posterior.available_ood_scores]
+    return [s for s in dict.fromkeys(wanted) if s in known_scores(posterior)]
+
+
+def known_scores(posterior: Posterior) -> tuple[str, ...]:
+    """Scores that it can give; if an older version fitted it, those with a threshold."""
+    return posterior.available_ood_scores or tuple(t.score for t in posterior.ood_thresholds)
 
 
 def evaluate(
@@ -172,10 +177,11 @@ def evaluate(
 ) -> Evaluated:
     """Asks the server about every row, under `posterior`, which must be the active one.
 
-    on_rows: told the rows answered so far. RuntimeError if another posterior answers; LaplaceError.
+    scores: names; without any the posterior's default. on_rows: told the rows answered so far.
+    RuntimeError if another posterior answers; LaplaceError.
     """
     maps, means = [], []
-    values: dict[str, list[NDArray[np.float64]]] = {name: [] for name in scores}
+    values: dict[str, list[NDArray[np.float64]]] = {}
     thresholds: dict[str, float] = {}
     done = 0
     for answer in client.predict_stream(
@@ -192,9 +198,8 @@ def evaluate(
             )
         maps.append(answer.map_mean)
         means.append(answer.mean)
-        for name in scores:
-            score = answer.ood[name]
-            values[name].append(score.values)
+        for name, score in answer.ood.items():
+            values.setdefault(name, []).append(score.values)
             if score.threshold is not None:
                 thresholds[name] = score.threshold
         done += len(answer)

@@ -185,7 +185,8 @@ def _section(section: Section) -> str:
     text += f"{escape(section.title)}</h3>\n"
     if not section.svg:
         return text + f'<p class="none">{escape(section.lead)}</p>\n</section>\n'
-    text += f"<figure>\n{section.svg}\n<figcaption>{escape(section.lead)}</figcaption>\n</figure>\n"
+    text += f'<figure>\n<div class="plot">{section.svg}</div>\n'
+    text += f"<figcaption>{escape(section.lead)}</figcaption>\n</figure>\n"
     return text + "".join(map(_table, section.tables)) + "</section>\n"
 
 
