@@ -73,10 +73,10 @@ def spectrum(posterior: Posterior) -> Section:
     if (shown > 0).any():
         axes.set_yscale("log", nonpositive="clip")
         # An error bar that reaches zero would stretch a logarithmic axis without end.
-        axes.set_ylim(bottom=0.6 * shown[shown > 0].min())
+        axes.set_ylim(bottom=max(0.6 * shown[shown > 0].min(), 1e-6 * shown.max()))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set(xlabel="direction", ylabel="curvature of the mean loss")
-    axes.legend(loc="upper right")
+    axes.legend(loc="best")
     zero = int((values <= 0).sum())
     lead = (
         "Each direction was chosen where one mini-batch is curved most, which overstates its "
@@ -89,7 +89,7 @@ def spectrum(posterior: Posterior) -> Section:
     if posterior.options.debiasing == "cross_fit":
         lead += _CROSS_FIT
     if zero:
-        lead += f" {zero} directions without curvature above zero are not in the figure."
+        lead += f" {zero} directions without curvature above zero have no mark for it."
     columns = ["direction"] + ["biased"] * has_biased + ["debiased" if has_biased else "curvature"]
     columns += [] if errors is None else ["standard error"]
     cells = [biased] * has_biased + [values] + ([] if errors is None else [errors])
@@ -315,10 +315,8 @@ def prior_precision(model: Model, posterior: Posterior) -> Section:
                 label=f"for scores: {number(posterior.ood_prior_precision)}",
             )  # fmt: skip
         panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    lead = (
-        "Small precisions allow much uncertainty, large ones none: there the curve meets the plain "
-        f"network. {how}"
-    )
+    lead = "Small precisions allow much uncertainty, large ones none"
+    lead += f"{': there the NLL meets the plain network' if validated else ''}. {how}"
     decay = model.n_data * model.weight_decay
     if decay > 0:
         lead += f" The weight decay of the training means {number(decay)}."
