@@ -148,7 +148,9 @@ TEST_F(LifecycleTest, APosteriorBelongsToTheVersionThatItWasCopiedTo) {
   ASSERT_THAT(posterior, IsOk());
   EXPECT_EQ(posterior->id, fitted);
   EXPECT_EQ(posterior->version, 2);
-  const auto data = client->EnsureDataset(world_.train_inputs(), world_.train_targets());
+  Array more = world_.train_inputs();
+  more.bytes[3] ^= 1;
+  const auto data = client->EnsureDataset(more, world_.train_targets());
   ASSERT_THAT(data, IsOk());
   client::UpdateRequest update;
   update.model = "mlp";
