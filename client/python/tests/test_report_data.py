@@ -171,7 +171,7 @@ def test_command_writes_the_page(fake: type[FakeClient], tmp_path: pathlib.Path)
         command.main(
             ["net", "--out", str(page), "--server", "elsewhere:1", "--id", str(tmp_path / "in.npz"),
              "--ood", f"shifted={tmp_path}/far.npy", "--ood", f"{tmp_path}/far.npy",
-             "--score", "energy"]
+             "--ood-score", "energy"]
         )
         == 0
     )  # fmt: skip
@@ -188,7 +188,7 @@ def test_command_writes_the_page(fake: type[FakeClient], tmp_path: pathlib.Path)
     "arguments, words",
     [
         (["lost"], "no model lost"),
-        (["net", "--score", "oracle"], "--score oracle: expected one of msp, energy"),
+        (["net", "--ood-score", "energy,oracle"], "--ood-score oracle: expected one of msp, energy"),
         (["net", "--ood", "=x.npy"], "--ood =x.npy: expected NAME=INPUTS"),
         (["net", "--id", "missing.npy"], "missing.npy"),
         (["net", "--limit", "-1"], "--limit"),

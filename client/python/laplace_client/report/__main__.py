@@ -46,8 +46,8 @@ def arguments() -> argparse.ArgumentParser:
         help="out-of-distribution data; may be repeated",
     )
     parser.add_argument(
-        "--score", action="append", default=[], metavar="NAME",
-        help="OOD score; may be repeated (default: its default, msp, energy, mahalanobis)",
+        "--ood-score", type=lambda names: names.split(","), default=[], metavar="NAME,...",
+        help="OOD scores (default: its default, msp, energy, mahalanobis)",
     )  # fmt: skip
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="at most so many rows of each file"
@@ -82,7 +82,7 @@ def make_report(options: argparse.Namespace) -> str:
     with Client(options.server) as client:
         posterior = client.get_posterior(options.model, options.version, options.posterior)
         model = client.get_model(options.model, posterior.version)
-        scores = _scores(options.score, posterior)
+        scores = _scores(options.ood_score, posterior)
         # All files are read before the server works on any.
         sets = (
             []
@@ -118,7 +118,7 @@ def _scores(asked: Sequence[str], posterior: Posterior) -> list[str]:
     known = data.known_scores(posterior)
     unknown = [score for score in asked if score not in known]
     if unknown:
-        raise ValueError(f"--score {unknown[0]}: expected one of {', '.join(known)}")
+        raise ValueError(f"--ood-score {unknown[0]}: expected one of {', '.join(known)}")
     return list(dict.fromkeys(asked)) or data.default_scores(posterior)
 
 
