@@ -1,4 +1,4 @@
-"""Runs docs/tutorial.md as it stands: `sh` blocks one after the other in one shell, `python` blocks are
+"""Runs client/demo/tutorial.md as it stands: `sh` blocks one after the other in one shell, `python` blocks are
 the files that their first line names. Usage: tutorial_test.py FOLDER_OF_LAPLACED FOLDER_OF_LAPLACE
 
 Exit code 77 (skipped) where PyTorch for Python or Fashion-MNIST is not installed.
@@ -20,7 +20,7 @@ def main() -> int:
     if importlib.util.find_spec("torch") is None or not NEEDED.exists():
         print("skipped: needs python3-torch and dataset-fashion-mnist")
         return 77
-    text = (ROOT / "docs" / "tutorial.md").read_text()
+    text = (ROOT / "client" / "demo" / "tutorial.md").read_text()
     blocks = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     if len(blocks) < 8:
         raise SystemExit(f"expected at least 8 blocks, found {len(blocks)}")

@@ -54,18 +54,33 @@ def build(name: str, /, **fields: Any) -> Any:
     return message
 
 
-def names(given: Sequence[str] | str | None) -> list[str]:
-    return [given] if isinstance(given, str) else list(given or ())
+_SCORE = ("version", "variance_mode", "samples", "seed", "priority")
+_PREDICT = _SCORE + (
+    "prior_precision", "temperature", "link_approx", "return_covariance", "return_joint_covariance",
+    "return_samples", "top_classes",
+)  # fmt: skip
 
 
-def predict(model: str, x: ArrayLike | None, options: dict[str, Any]) -> Any:
-    inputs = None if x is None else to_tensor(as_inputs(x))
-    return build("PredictRequest", model=model, inputs=inputs, **options)
+def predict(model: str, x: ArrayLike | None, arguments: dict[str, Any]) -> Any:
+    """`arguments` are those of the method that is called; what is no option is passed over."""
+    return _work("PredictRequest", _PREDICT, model, x, arguments)
 
 
-def score(model: str, x: ArrayLike | None, options: dict[str, Any]) -> Any:
-    inputs = None if x is None else to_tensor(as_inputs(x))
-    return build("ScoreRequest", model=model, inputs=inputs, **options)
+def score(model: str, x: ArrayLike | None, arguments: dict[str, Any]) -> Any:
+    return _work("ScoreRequest", _SCORE, model, x, arguments)
+
+
+def _work(
+    name: str, options: Sequence[str], model: str, x: ArrayLike | None, arguments: dict[str, Any]
+) -> Any:
+    scores: Sequence[str] | str | None = arguments["ood_scores"]
+    return build(
+        name,
+        model=model,
+        inputs=None if x is None else to_tensor(as_inputs(x)),
+        ood_scores=[scores] if isinstance(scores, str) else list(scores or ()),
+        **{option: arguments[option] for option in options if option in arguments},
+    )
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,14 @@ from numpy.typing import ArrayLike
 
 from . import _api, _requests, options as _options, types
 from ._streams import LIFETIME, StreamState
-from .client import (
-    OperationProgress,
-    UploadProgress,
-    _predict_options,
-    _score_options,
-    result,
-)
+from .client import OperationProgress, UploadProgress
 from .errors import (
     DeadlineExceededError,
     LaplaceError,
     UnavailableError,
     from_rpc_error,
     make_error,
+    operation_result,
 )
 from .options import ClientOptions
 from .progress import ProgressBar
@@ -106,7 +101,7 @@ class AsyncClient:
         seed: int = 0,
         priority: str | None = None,
     ) -> Prediction:
-        request = _requests.predict(model, x, _predict_options(locals()))
+        request = _requests.predict(model, x, locals())
         seconds = self._options.timeouts.predict
         return types.prediction(await self._call(_api.PREDICT, request, seconds))
 
@@ -122,7 +117,7 @@ class AsyncClient:
         seed: int = 0,
         priority: str | None = None,
     ) -> Scores:
-        request = _requests.score(model, x, _score_options(locals()))
+        request = _requests.score(model, x, locals())
         seconds = self._options.timeouts.predict
         return types.scores(await self._call(_api.SCORE, request, seconds))
 
@@ -143,7 +138,7 @@ class AsyncClient:
         seed: int = 0,
         priority: str | None = None,
     ) -> AsyncIterator[Prediction]:
-        work = _requests.predict(model, None, _predict_options(locals()))
+        work = _requests.predict(model, None, locals())
         async for answer in self._stream("predict", work, batches):
             yield types.prediction(answer)
 
@@ -159,7 +154,7 @@ class AsyncClient:
         seed: int = 0,
         priority: str | None = None,
     ) -> AsyncIterator[Scores]:
-        work = _requests.score(model, None, _score_options(locals()))
+        work = _requests.score(model, None, locals())
         async for answer in self._stream("score", work, batches):
             yield types.scores(answer)
 
@@ -441,7 +436,7 @@ class AsyncClient:
         except BaseException:  # the task was cancelled, or an exception of the caller's function
             await asyncio.shield(self.cancel_operation(started.id))
             raise
-        return result(operation)
+        return operation_result(operation)
 
 
 async def _as_async(batches: Iterable[ArrayLike] | AsyncIterable[ArrayLike]) -> AsyncIterator[Any]:

@@ -16,9 +16,9 @@ from .errors import (
     DeadlineExceededError,
     LaplaceError,
     UnavailableError,
-    from_code,
     from_rpc_error,
     make_error,
+    operation_result,
 )
 from .options import ClientOptions
 from .progress import ProgressBar
@@ -119,7 +119,7 @@ class Client:
         variance_mode: "auto" (default), "exact", "top_classes", "sampled" or "last_layer".
         priority: "interactive" (default) or "bulk".
         """
-        request = _requests.predict(model, x, _predict_options(locals()))
+        request = _requests.predict(model, x, locals())
         return types.prediction(
             self._call(_api.PREDICT, request, self._options.timeouts.predict)
         )
@@ -137,7 +137,7 @@ class Client:
         priority: str | None = None,
     ) -> Scores:
         """OOD scores of the rows x [B, ...] and nothing else, which is cheaper than predict."""
-        request = _requests.score(model, x, _score_options(locals()))
+        request = _requests.score(model, x, locals())
         return types.scores(self._call(_api.SCORE, request, self._options.timeouts.predict))
 
     def predict_stream(
@@ -162,7 +162,7 @@ class Client:
         All come from one version, one posterior and in one mode; a connection that breaks is taken up
         where it broke. `batches` is read on the caller's thread, at most two ahead of the answers.
         """
-        work = _requests.predict(model, None, _predict_options(locals()))
+        work = _requests.predict(model, None, locals())
         return map(types.prediction, self._stream("predict", work, batches))
 
     def score_stream(
@@ -178,7 +178,7 @@ class Client:
         priority: str | None = None,
     ) -> Iterator[Scores]:
         """Scores for each batch of rows; like predict_stream."""
-        work = _requests.score(model, None, _score_options(locals()))
+        work = _requests.score(model, None, locals())
         return map(types.scores, self._stream("score", work, batches))
 
     # Data sets, posteriors, operations
@@ -462,33 +462,4 @@ class Client:
         except BaseException:  # Ctrl-C, or an exception of the caller's function
             self.cancel_operation(started.id)
             raise
-        return result(operation)
-
-
-def result(operation: Operation) -> str:
-    """The id of the posterior that an operation has made; raises its error if it failed."""
-    if operation.state == "succeeded":
-        return operation.posterior_id
-    if operation.state == "cancelled":
-        raise make_error(grpc.StatusCode.CANCELLED, f"{operation.description} was cancelled")
-    raise from_code(
-        operation.error_code, f"{operation.description} failed: {operation.error_message}"
-    )
-
-
-_PREDICT = (
-    "version", "prior_precision", "temperature", "link_approx", "return_covariance",
-    "return_joint_covariance", "return_samples", "variance_mode", "top_classes", "samples", "seed",
-    "priority",
-)  # fmt: skip
-_SCORE = ("version", "variance_mode", "samples", "seed", "priority")
-
-
-def _predict_options(arguments: dict[str, Any]) -> dict[str, Any]:
-    options = {name: arguments[name] for name in _PREDICT if name in arguments}
-    return {**options, "ood_scores": _requests.names(arguments["ood_scores"])}
-
-
-def _score_options(arguments: dict[str, Any]) -> dict[str, Any]:
-    options = {name: arguments[name] for name in _SCORE}
-    return {**options, "ood_scores": _requests.names(arguments["ood_scores"])}
+        return operation_result(operation)

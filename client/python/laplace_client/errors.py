@@ -6,11 +6,14 @@ are that too, so `except TimeoutError` and `except ConnectionError` work.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from . import _api
+
+if TYPE_CHECKING:
+    from .types import Operation
 
 _DETAILS = "grpc-status-details-bin"
 _STATUS = _api.message("google.rpc.Status")
@@ -118,3 +121,14 @@ def from_code(number: int, message: str) -> LaplaceError:
         if code.value[0] == number:
             return make_error(code, message)
     return make_error(grpc.StatusCode.UNKNOWN, message)
+
+
+def operation_result(operation: Operation) -> str:
+    """The id of the posterior that an operation has made; raises its error if it failed."""
+    if operation.state == "succeeded":
+        return operation.posterior_id
+    if operation.state == "cancelled":
+        raise make_error(grpc.StatusCode.CANCELLED, f"{operation.description} was cancelled")
+    raise from_code(
+        operation.error_code, f"{operation.description} failed: {operation.error_message}"
+    )

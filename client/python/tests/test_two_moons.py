@@ -19,7 +19,7 @@ pytest.importorskip("matplotlib", reason="needs matplotlib: install python3-matp
 def test_unsure_far_away_and_sure_among_the_data(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "docs" / "two_moons"))
+    monkeypatch.syspath_prepend(str(ROOT / "client" / "demo" / "two_moons"))
     script = importlib.import_module("two_moons")
     registry = tmp_path / "registry"
     registry.mkdir()

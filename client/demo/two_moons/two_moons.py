@@ -2,7 +2,7 @@
 """Two moons: a small network without and with a Laplace posterior from a running server.
 
     build/release/server/app/laplaced --registry registry &
-    PYTHONPATH=client/python python3 docs/two_moons/two_moons.py registry --server 127.0.0.1:8033
+    PYTHONPATH=client/python python3 client/demo/two_moons/two_moons.py registry --server 127.0.0.1:8033
 
 Trains a network on 1,200 points (seconds), writes it into the registry as the next version of
 two_moons, has the server load it and fit a posterior, asks it about a grid of points, and draws
