@@ -127,6 +127,24 @@ void CurvatureStatistics::Merge(const CurvatureStatistics& other) {
   blocks.Merge(other.blocks);
 }
 
+absl::StatusOr<CurvatureStatistics> CurvatureStatistics::OverRanks(const Ranks& ranks,
+                                                                   int64_t n_directions,
+                                                                   int64_t n_blocks,
+                                                                   int64_t n_diagonal) const {
+  if (ranks.size() == 1) return *this;
+  CurvatureStatistics merged;
+  LAPLACED_ASSIGN_OR_RETURN(merged.along, along.OverRanks(ranks, n_directions));
+  LAPLACED_ASSIGN_OR_RETURN(merged.total, total.OverRanks(ranks, 1));
+  LAPLACED_ASSIGN_OR_RETURN(merged.blocks, blocks.OverRanks(ranks, n_blocks));
+  if (n_diagonal > 0) {
+    merged.diagonal = count() > 0 ? diagonal * static_cast<double>(count())
+                                  : at::zeros({n_diagonal}, at::kDouble);
+    LAPLACED_RETURN_IF_ERROR(ranks.Sum(merged.diagonal));
+    merged.diagonal = merged.diagonal / static_cast<double>(merged.count());
+  }
+  return merged;
+}
+
 JacobianOptions CurvatureFactorOptions(const EmpiricalRisk& risk, const CurvatureSpec& curvature,
                                        const at::Tensor& rows) {
   JacobianOptions options;
@@ -134,7 +152,7 @@ JacobianOptions CurvatureFactorOptions(const EmpiricalRisk& risk, const Curvatur
   options.output_factor = [&risk, curvature, rows](const at::Tensor& f, int64_t begin) {
     const at::Tensor of_block = rows.narrow(0, begin, f.size(0));
     return OutputFactor(curvature, risk.likelihood, f, risk.data.targets.index_select(0, of_block),
-                        of_block);
+                        of_block + risk.data.first);
   };
   return options;
 }
@@ -144,19 +162,34 @@ absl::StatusOr<CurvatureStatistics> MeasureCurvature(
     const at::Tensor& directions, const MeasureOptions& options, const ProgressFn& progress) {
   return CatchTorch("directional curvature", [&]() -> absl::StatusOr<CurvatureStatistics> {
     CurvatureStatistics statistics;
-    const int64_t n = rows.size(0);
+    const int64_t n = rows.size(0),
+                  n_blocks = static_cast<int64_t>(risk.network.parameters().size());
+    const at::Tensor here = risk.data.Here(rows);
+    const int64_t n_here = here.size(0);
+    const EmpiricalRisk alone = risk.Alone();
     const bool hessian = options.curvature.kind == CurvatureKind::kHessian;
     // Enough chunks for a standard error of the Hessian.
     const int64_t chunk = hessian ? std::clamp<int64_t>(n / 64, 1, risk.chunk_size)
                                   : std::min(risk.chunk_size, ExamplesPerStep(risk.network));
-    at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(options.curvature.seed);
-    for (int64_t begin = 0; begin < n; begin += chunk) {
-      const int64_t count = std::min(chunk, n - begin);
-      const at::Tensor part = rows.narrow(0, begin, count);
-      if (hessian) {
+    at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(
+        options.curvature.seed + static_cast<uint64_t>(risk.ranks->rank()));
+    // Ranks have different numbers of chunks; they look together whether all of them may stop.
+    const bool may_stop = options.target_relative_standard_error > 0;
+    int64_t chunks = (n_here + chunk - 1) / chunk;
+    if (may_stop) {
+      LAPLACED_ASSIGN_OR_RETURN(const at::Tensor all,
+                                risk.ranks->Gather(at::full({1}, chunks, at::kLong)));
+      chunks = all.max().item<int64_t>();
+    }
+    for (int64_t i = 0; i < chunks; ++i) {
+      const int64_t begin = std::min(i * chunk, n_here), count = std::min(chunk, n_here - begin);
+      const at::Tensor part = here.narrow(0, begin, count);
+      if (count == 0) {
+        // The others are still at work.
+      } else if (hessian) {
         LAPLACED_ASSIGN_OR_RETURN(
             const CurvatureStatistics measured,
-            MeasureHessianChunk(risk, part, directions, options.diagonal, generator));
+            MeasureHessianChunk(alone, part, directions, options.diagonal, generator));
         statistics.Merge(measured);
       } else {
         const JacobianOptions factor = CurvatureFactorOptions(risk, options.curvature, part);
@@ -165,9 +198,21 @@ absl::StatusOr<CurvatureStatistics> MeasureCurvature(
         LAPLACED_RETURN_IF_ERROR(ForEachJacobian(risk.network, plan, x, factor, sink));
         statistics.Merge(sink.Take());
       }
-      if (progress) LAPLACED_RETURN_IF_ERROR(progress(begin + count, n));
-      if (PreciseEnough(statistics.along, options.target_relative_standard_error)) break;
+      if (progress) {
+        // As if the others were as far.
+        LAPLACED_RETURN_IF_ERROR(progress(n_here > 0 ? n * (begin + count) / n_here : n, n));
+      }
+      if (!may_stop) continue;
+      LAPLACED_ASSIGN_OR_RETURN(const RunningMoments along,
+                                statistics.along.OverRanks(*risk.ranks, directions.size(1)));
+      at::Tensor stop = at::full(
+          {1}, PreciseEnough(along, options.target_relative_standard_error) ? 1 : 0, at::kLong);
+      LAPLACED_RETURN_IF_ERROR(risk.ranks->Broadcast(stop));
+      if (stop.item<int64_t>() == 1) break;
     }
+    LAPLACED_ASSIGN_OR_RETURN(statistics,
+                              statistics.OverRanks(*risk.ranks, directions.size(1), n_blocks,
+                                                   options.diagonal ? directions.size(0) : 0));
     if (n > 0 && !(statistics.along.mean.isfinite().all().item<bool>() &&
                    statistics.total.mean.isfinite().all().item<bool>())) {
       return absl::FailedPreconditionError(

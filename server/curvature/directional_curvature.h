@@ -9,7 +9,7 @@
 // GGN and Fisher kinds are exact per example, through L_n' J_n. The Hessian is measured by products
 // over small chunks: along a direction exactly, traces and diagonal by Hutchinson's estimator with
 // one random sign vector per chunk (Hutchinson 1990); standard errors, from the spread of the
-// chunks, include that noise.
+// chunks, include that noise, and several ranks draw other vectors than one.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -31,6 +31,10 @@ struct CurvatureStatistics {
   int64_t count() const { return along.count; }
   // As if the other's examples had been measured too.
   void Merge(const CurvatureStatistics& other);
+  // Of all ranks' examples along K directions, for L parameter tensors, with a diagonal of
+  // n_diagonal elements if that is not 0; this rank may have no examples.
+  absl::StatusOr<CurvatureStatistics> OverRanks(const Ranks& ranks, int64_t n_directions,
+                                                int64_t n_blocks, int64_t n_diagonal) const;
 };
 
 struct MeasureOptions {
@@ -50,7 +54,7 @@ absl::StatusOr<CurvatureStatistics> MeasureCurvature(const EmpiricalRisk& risk,
                                                      const MeasureOptions& options = {},
                                                      const ProgressFn& progress = nullptr);
 
-// Options that make ForEachJacobian hand over L_n' J_n for the examples `rows` [B] of the data.
+// Options that make ForEachJacobian hand over L_n' J_n for the examples `rows` [B] of those here.
 JacobianOptions CurvatureFactorOptions(const EmpiricalRisk& risk, const CurvatureSpec& curvature,
                                        const at::Tensor& rows);
 

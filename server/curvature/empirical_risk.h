@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/data/dataset.h"
+#include "server/linalg/ranks.h"
 #include "server/model/input_transform.h"
 #include "server/model/likelihood.h"
 #include "server/model/manifest.h"
@@ -26,6 +27,9 @@ using ProgressFn = std::function<absl::Status(int64_t done, int64_t total)>;
 using ForwardFn =
     std::function<absl::StatusOr<at::Tensor>(const at::Tensor& x, const at::Tensor& targets)>;
 
+// Of several ranks (server/linalg/ranks.h), each has all but its own share of the data the same.
+// Rows are numbered in the whole data everywhere, and a rank looks at those that it has; results
+// are about all of them, and the same on all ranks.
 struct EmpiricalRisk {
   Network network;
   Likelihood likelihood;
@@ -34,7 +38,13 @@ struct EmpiricalRisk {
   int64_t chunk_size =
       256;  // examples that go through the network at once; no result depends on it beyond rounding
 
-  int64_t size() const { return data.size(); }
+  const Ranks* ranks = &OneRank();  // must outlive the risk
+
+  int64_t size() const { return data.total(); }
+  // Of this rank's share, as if there were no other.
+  EmpiricalRisk Alone() const {
+    return {network, likelihood, manifest, {data.inputs, data.targets}, chunk_size};
+  }
 
   // Network inputs for a slice of raw inputs.
   at::Tensor NetworkInput(const at::Tensor& raw) const {
@@ -52,5 +62,9 @@ struct EmpiricalRisk {
 // fewer than 4). Results that leave the caches, in memory that is fetched anew every time, cost
 // more than small batches do. Throws LibTorch exceptions.
 int64_t ProductChunk(const EmpiricalRisk& risk, int64_t n);
+
+// Sums curvature products over examples, [P, m] fp64, over all ranks too; in between they travel in
+// the network's precision, which they were computed in.
+absl::Status SumProducts(const EmpiricalRisk& risk, at::Tensor& sums);
 
 }  // namespace laplaced

@@ -31,15 +31,16 @@ class GgnOperator : public LinearOperator {
   absl::StatusOr<at::Tensor> Apply(const at::Tensor& block) const override;
 
  private:
-  at::Tensor ApplyOne(const at::Tensor& v) const;
+  absl::StatusOr<at::Tensor> ApplyOne(const at::Tensor& v) const;
   // M_n (J_n v) for the examples [begin, begin + B) of the batch: f, jv [B, C] -> [B, C].
   at::Tensor ApplyInOutputs(int64_t begin, const at::Tensor& f, const at::Tensor& jv) const;
 
   const EmpiricalRisk& risk_;
-  const int64_t chunk_;  // examples at a time
+  const int64_t n_;        // examples of the batch, on all ranks
+  const at::Tensor rows_;  // those that are here, and where
+  const int64_t chunk_;    // examples at a time
   const CurvatureSpec spec_;
-  const at::Tensor rows_;
-  const at::Tensor inputs_;  // network inputs of the batch
+  const at::Tensor inputs_;  // network inputs of those that are here
 };
 
 }  // namespace laplaced

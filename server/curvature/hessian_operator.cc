@@ -48,7 +48,10 @@ void AddProducts(const Network& network, const at::Tensor& loss, const at::Tenso
 }  // namespace
 
 HessianOperator::HessianOperator(const EmpiricalRisk& risk, const at::Tensor& rows)
-    : risk_(risk), chunk_(ProductChunk(risk, rows.size(0))), batch_(risk.data.Select(rows)) {}
+    : risk_(risk),
+      n_(rows.size(0)),
+      batch_(risk.data.Select(risk.data.Here(rows))),
+      chunk_(ProductChunk(risk, batch_.size())) {}
 
 absl::StatusOr<at::Tensor> HessianOperator::Apply(const at::Tensor& block) const {
   return CatchTorch("Hessian product", [&]() -> absl::StatusOr<at::Tensor> {
@@ -56,13 +59,14 @@ absl::StatusOr<at::Tensor> HessianOperator::Apply(const at::Tensor& block) const
     const int64_t n = batch_.size();
     // Column-major, so that the columns' parts are views.
     const at::Tensor v = block.detach().to(risk_.network.dtype()).t().contiguous().t();
-    const at::Tensor sum = at::zeros({block.size(1), Rows()}, at::kDouble).t();
+    at::Tensor sum = at::zeros({block.size(1), Rows()}, at::kDouble).t();
     for (int64_t begin = 0; begin < n; begin += chunk_) {
       const Dataset chunk = batch_.Slice(begin, std::min(begin + chunk_, n));
       const at::Tensor f = risk_.network.ForwardWithGraph(risk_.NetworkInput(chunk.inputs));
       AddProducts(risk_.network, risk_.likelihood.Loss(f, chunk.targets).sum(), v, sum);
     }
-    return (sum / static_cast<double>(n)).contiguous();
+    LAPLACED_RETURN_IF_ERROR(SumProducts(risk_, sum));
+    return (sum / static_cast<double>(n_)).contiguous();
   });
 }
 

@@ -29,8 +29,9 @@ class HessianOperator : public LinearOperator {
 
  private:
   const EmpiricalRisk& risk_;
+  const int64_t n_;      // examples of the batch, on all ranks
+  const Dataset batch_;  // those that are here
   const int64_t chunk_;  // examples at a time
-  const Dataset batch_;
 };
 
 }  // namespace laplaced

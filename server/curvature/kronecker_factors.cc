@@ -110,13 +110,14 @@ class ExactSink : public JacobianSink {
   std::vector<at::Tensor> sums;
 };
 
-// Hands all examples `rows` to the sink.
+// Hands those of the examples `rows` that are here to the sink.
 absl::Status Pass(const EmpiricalRisk& risk, const CapturePlan& plan, const at::Tensor& rows,
                   const CurvatureSpec& curvature, const ProgressFn& progress, JacobianSink& sink) {
-  const int64_t n = rows.size(0);
+  const at::Tensor here = risk.data.Here(rows);
+  const int64_t n = here.size(0);
   const int64_t chunk = std::min(risk.chunk_size, ExamplesPerStep(risk.network));
   for (int64_t begin = 0; begin < n; begin += chunk) {
-    const at::Tensor part = rows.narrow(0, begin, std::min(chunk, n - begin));
+    const at::Tensor part = here.narrow(0, begin, std::min(chunk, n - begin));
     const at::Tensor x = risk.NetworkInput(risk.data.inputs.index_select(0, part));
     LAPLACED_RETURN_IF_ERROR(ForEachJacobian(risk.network, plan, x,
                                              CurvatureFactorOptions(risk, curvature, part), sink));
@@ -125,9 +126,12 @@ absl::Status Pass(const EmpiricalRisk& risk, const CapturePlan& plan, const at::
   return absl::OkStatus();
 }
 
-absl::Status CheckFinite(const std::vector<at::Tensor>& sums) {
-  for (const at::Tensor& sum : sums) {
-    if (!sum.defined() || sum.isfinite().all().item<bool>()) continue;
+// Sums over all ranks, which must be finite.
+absl::Status SumOverRanks(const Ranks& ranks, std::vector<at::Tensor>& sums) {
+  for (at::Tensor& sum : sums) {
+    if (!sum.defined()) continue;
+    LAPLACED_RETURN_IF_ERROR(ranks.Sum(sum));
+    if (sum.isfinite().all().item<bool>()) continue;
     return absl::FailedPreconditionError(
         "the measured curvature is not finite: the network's derivatives overflow or do not exist "
         "on some of these examples");
@@ -135,10 +139,18 @@ absl::Status CheckFinite(const std::vector<at::Tensor>& sums) {
   return absl::OkStatus();
 }
 
-absl::Status CheckFinite(const std::vector<FactorSums>& factors) {
-  std::vector<at::Tensor> sums;
+absl::Status SumOverRanks(const Ranks& ranks, std::vector<FactorSums>& factors) {
+  std::vector<at::Tensor> sums;  // the same tensors, which sums change in place
   for (const FactorSums& f : factors) sums.insert(sums.end(), {f.left, f.right});
-  return CheckFinite(sums);
+  return SumOverRanks(ranks, sums);
+}
+
+// The eigenvectors of a symmetric matrix, largest eigenvalue first. Ranks on other processors may
+// find other ones where eigenvalues are close: all take those of rank 0.
+absl::StatusOr<at::Tensor> Eigenvectors(const Ranks& ranks, const at::Tensor& matrix) {
+  at::Tensor vectors = std::get<1>(at::linalg_eigh(matrix, "L")).flip(1).contiguous();
+  LAPLACED_RETURN_IF_ERROR(ranks.Broadcast(vectors));
+  return vectors;
 }
 
 // The diagonal of the factors in given bases.
@@ -222,16 +234,16 @@ absl::StatusOr<BlockBases> FindBlockBases(const EmpiricalRisk& risk, const Captu
         ForEachJacobian(risk.network, plan, risk.network.TrialInputs(1), {}, kinds));
     FactorSink factors(kinds.bases);
     LAPLACED_RETURN_IF_ERROR(Pass(risk, plan, rows, curvature, progress, factors));
-    LAPLACED_RETURN_IF_ERROR(CheckFinite(factors.sums));
+    LAPLACED_RETURN_IF_ERROR(SumOverRanks(*risk.ranks, factors.sums));
     BlockBases result;
     result.bases = std::move(kinds.bases);
     for (size_t i = 0; i < result.bases.size(); ++i) {
       BlockBasis& basis = result.bases[i];
       const FactorSums& sums = factors.sums[i];
       if (basis.kind == BlockKind::kDiagonal) continue;
-      basis.left = std::get<1>(at::linalg_eigh(sums.left, "L")).flip(1).contiguous();
+      LAPLACED_ASSIGN_OR_RETURN(basis.left, Eigenvectors(*risk.ranks, sums.left));
       if (sums.right.defined()) {
-        basis.right = std::get<1>(at::linalg_eigh(sums.right, "L")).flip(1).contiguous();
+        LAPLACED_ASSIGN_OR_RETURN(basis.right, Eigenvectors(*risk.ranks, sums.right));
       }
     }
     result.biased = DiagonalInBases(result.bases, factors.sums, rows.size(0));
@@ -248,12 +260,12 @@ absl::StatusOr<BlockEigenvalues> MeasureBlocks(const EmpiricalRisk& risk, const 
     if (!exact) {
       FactorSink factors(bases);
       LAPLACED_RETURN_IF_ERROR(Pass(risk, plan, rows, curvature, progress, factors));
-      LAPLACED_RETURN_IF_ERROR(CheckFinite(factors.sums));
+      LAPLACED_RETURN_IF_ERROR(SumOverRanks(*risk.ranks, factors.sums));
       return DiagonalInBases(bases, factors.sums, rows.size(0));
     }
     ExactSink sink(bases);
     LAPLACED_RETURN_IF_ERROR(Pass(risk, plan, rows, curvature, progress, sink));
-    LAPLACED_RETURN_IF_ERROR(CheckFinite(sink.sums));
+    LAPLACED_RETURN_IF_ERROR(SumOverRanks(*risk.ranks, sink.sums));
     BlockEigenvalues eigenvalues;
     eigenvalues.count = rows.size(0);
     for (const at::Tensor& sum : sink.sums) {

@@ -2,6 +2,8 @@
 
 #include <limits>
 
+#include "server/model/torch_status.h"
+
 namespace laplaced {
 
 void RunningMoments::Add(const at::Tensor& values, int64_t weight) {
@@ -26,6 +28,27 @@ void RunningMoments::Merge(const RunningMoments& other) {
   m2 = m2 + other.m2 + delta.square() * (a * b / (a + b));
   count += other.count;
   samples += other.samples;
+}
+
+absl::StatusOr<RunningMoments> RunningMoments::OverRanks(const Ranks& ranks, int64_t width) const {
+  if (ranks.size() == 1) return *this;
+  at::Tensor mine = at::zeros({1, 2 + 2 * width}, at::kDouble);
+  mine[0][0] = static_cast<double>(count);
+  mine[0][1] = static_cast<double>(samples);
+  if (count > 0) {
+    mine[0].narrow(0, 2, width).copy_(mean);
+    mine[0].narrow(0, 2 + width, width).copy_(m2);
+  }
+  LAPLACED_ASSIGN_OR_RETURN(const at::Tensor all, ranks.Gather(mine));
+  RunningMoments merged;
+  for (int64_t r = 0; r < ranks.size(); ++r) {
+    const at::Tensor of_rank = all[r];
+    merged.Merge({static_cast<int64_t>(of_rank[0].item<double>()),
+                  static_cast<int64_t>(of_rank[1].item<double>()),
+                  of_rank.narrow(0, 2, width).clone(),
+                  of_rank.narrow(0, 2 + width, width).clone()});
+  }
+  return merged;
 }
 
 at::Tensor RunningMoments::StandardError() const {

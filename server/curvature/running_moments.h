@@ -10,6 +10,9 @@
 
 #include <cstdint>
 
+#include "absl/status/statusor.h"
+#include "server/linalg/ranks.h"
+
 namespace laplaced {
 
 struct RunningMoments {
@@ -22,6 +25,8 @@ struct RunningMoments {
   void Add(const at::Tensor& values, int64_t weight = 1);
   // As if the other's samples had been added too.
   void Merge(const RunningMoments& other);
+  // Of all ranks' samples, of vectors of `width` numbers; this rank may have none.
+  absl::StatusOr<RunningMoments> OverRanks(const Ranks& ranks, int64_t width) const;
   // Of the mean, [m]; infinite for fewer than two samples.
   at::Tensor StandardError() const;
 };

@@ -51,17 +51,15 @@ PriorTerms MakePriorTerms(const Network& network, const std::vector<double>& sca
   return terms;
 }
 
-absl::StatusOr<std::shared_ptr<const FittedCurvature>> FitCurvature(const EmpiricalRisk& risk,
-                                                                    const CapturePlan& plan,
-                                                                    const FitOptions& options,
-                                                                    const FitProgressFn& progress,
-                                                                    FitResult* result) {
+absl::StatusOr<std::shared_ptr<const FittedCurvature>> FitCurvature(
+    const EmpiricalRisk& risk, const CapturePlan& plan, const FitOptions& options,
+    const FitProgressFn& progress, LanczosCheckpoint* checkpoint, FitResult* result) {
   const PhaseProgress directions(progress, "directions", 0.05, 0.5);
   const PhaseProgress curvature(progress, "curvature", 0.5, 0.7);
   switch (options.structure) {
     case StructureKind::kLowRank:
-      return FitLowRank(risk, plan, options.low_rank, {directions, curvature}, &result->cost,
-                        &result->warnings);
+      return FitLowRank(risk, plan, options.low_rank, {directions, curvature, checkpoint},
+                        &result->cost, &result->warnings);
     case StructureKind::kKfac: {
       const LowRankOptions& sizes = options.low_rank;
       const KroneckerOptions kronecker{sizes.direction_batch_size,
@@ -135,7 +133,7 @@ class Finish {
     absl::optional<double> ood = previous_ood;
     if (options_.ood_prior_precision) ood = options_.ood_prior_precision;
     if (!ood) ood = decay;
-    if (validation_.size() > 0) {
+    if (validation_.total() > 0) {
       const Stopwatch time;
       // Where candidates see only part of the data, scores still see all of it.
       const bool apart = GridLimit() < Limit();
@@ -187,7 +185,7 @@ class Finish {
   // Validation examples to use, and those to compare candidates on.
   int64_t Limit() const {
     const int64_t most = options_.max_validation_examples;
-    return most > 0 ? std::min(most, validation_.size()) : validation_.size();
+    return most > 0 ? std::min(most, validation_.total()) : validation_.total();
   }
   int64_t GridLimit() const {
     const bool expensive = DiagonalResidual() && options_.max_validation_examples == 0;
@@ -198,10 +196,10 @@ class Finish {
   // if `ood` is known, everything for scores.
   absl::Status Validate(const std::vector<double>& grid, absl::optional<double> ood) {
     const int64_t size = grid.empty() ? Limit() : GridLimit();
-    const Dataset chosen = size == validation_.size()
+    const Dataset chosen = size == validation_.total()
                                ? validation_
-                               : validation_.Select(DisjointBatches(validation_.size(), {size},
-                                                                    options_.low_rank.seed)[0]);
+                               : validation_.Select(validation_.Here(DisjointBatches(
+                                     validation_.total(), {size}, options_.low_rank.seed)[0]));
     if (!grid.empty()) result_.validation_count = size;
     LinearizeRequest request;
     for (const double delta : grid) {
@@ -213,33 +211,32 @@ class Finish {
       request.covariance_at = {scored.precisions()};
       request.outside = true;
     }
-    std::vector<double> sums(grid.size(), 0);
-    double map_sum = 0;
+    at::Tensor sums = at::zeros({static_cast<int64_t>(grid.size()) + 1}, at::kDouble);
+    const auto n_candidates = static_cast<int64_t>(grid.size());  // after them: the plain loss
     const PhaseProgress progress(progress_, "validation", 0.7, 0.95);
     const int64_t chunk = std::min(risk_.chunk_size, ExamplesPerStep(risk_.network));
-    for (int64_t begin = 0; begin < size; begin += chunk) {
-      const Dataset part = chosen.Slice(begin, std::min(begin + chunk, size));
+    for (int64_t begin = 0; begin < chosen.size(); begin += chunk) {
+      const Dataset part = chosen.Slice(begin, std::min(begin + chunk, chosen.size()));
       const at::Tensor x = risk_.NetworkInput(part.inputs);
       LAPLACED_ASSIGN_OR_RETURN(const Linearized batch,
                                 scored.structure->Linearize(risk_.network, plan_, x, request));
-      map_sum += risk_.likelihood.Loss(batch.f, part.targets).sum().item<double>();
-      for (size_t i = 0; i < sums.size(); ++i) {
-        sums[i] += PredictiveLoss(risk_.likelihood, batch.f, batch.variance[i], part.targets)
-                       .sum()
-                       .item<double>();
+      sums[n_candidates] += risk_.likelihood.Loss(batch.f, part.targets).sum();
+      for (int64_t i = 0; i < n_candidates; ++i) {
+        sums[i] += PredictiveLoss(risk_.likelihood, batch.f, batch.variance[i], part.targets).sum();
       }
       if (!request.covariance_at.empty()) {
         LAPLACED_RETURN_IF_ERROR(on_validation_(risk_.likelihood, scored, x, batch));
       }
-      LAPLACED_RETURN_IF_ERROR(progress(begin + part.size(), size));
+      LAPLACED_RETURN_IF_ERROR(progress(begin + part.size(), chosen.size()));
     }
-    if (!grid.empty()) result_.validation_nll_map = map_sum / static_cast<double>(size);
-    for (size_t i = 0; i < sums.size(); ++i) {
-      result_.prior_candidates[i].validation_nll = sums[i] / static_cast<double>(size);
-      if (!std::isfinite(sums[i])) map_sum = sums[i];
-    }
-    if (!std::isfinite(map_sum)) {
+    LAPLACED_RETURN_IF_ERROR(risk_.ranks->Sum(sums));
+    if (!sums.isfinite().all().item<bool>()) {
       return absl::FailedPreconditionError("the loss on the validation data is not finite");
+    }
+    sums = sums / static_cast<double>(size);
+    if (!grid.empty()) result_.validation_nll_map = sums[n_candidates].item<double>();
+    for (int64_t i = 0; i < n_candidates; ++i) {
+      result_.prior_candidates[i].validation_nll = sums[i].item<double>();
     }
     return absl::OkStatus();
   }
@@ -286,15 +283,19 @@ absl::Status MeasureLoss(EmpiricalRisk& risk, const FitOptions& options,
   return absl::OkStatus();
 }
 
-void RemarkOnSharedExamples(const EmpiricalRisk& risk, const Dataset& validation,
-                            FitResult& result) {
-  if (validation.size() == 0) return;
-  const int64_t shared = SharedExamples(risk.data, validation);
-  if (100 * shared <= validation.size()) return;
-  result.warnings.push_back(
-      absl::StrCat(shared, " of ", validation.size(),
-                   " validation examples are in the training data too: the tuned precision and the "
-                   "OOD thresholds are optimistic"));
+absl::Status RemarkOnSharedExamples(const EmpiricalRisk& risk, const Dataset& validation,
+                                    FitResult& result) {
+  if (validation.total() == 0) return absl::OkStatus();
+  LAPLACED_ASSIGN_OR_RETURN(const at::Tensor training, risk.ranks->Gather(InputHashes(risk.data)));
+  LAPLACED_ASSIGN_OR_RETURN(const at::Tensor held_out, risk.ranks->Gather(InputHashes(validation)));
+  const int64_t shared = SharedHashes(training, held_out);
+  if (100 * shared > validation.total()) {
+    result.warnings.push_back(absl::StrCat(
+        shared, " of ", validation.total(),
+        " validation examples are in the training data too: the tuned precision and the "
+        "OOD thresholds are optimistic"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -333,11 +334,13 @@ absl::StatusOr<FitResult> RunFit(EmpiricalRisk risk, const CapturePlan& plan,
                                  const FitProgressFn& progress, const FitWatchers& watchers) {
   return CatchTorch("fit", [&]() -> absl::StatusOr<FitResult> {
     FitResult result;
-    result.prior_method = PriorMethodOf(options, validation.size() > 0);
+    result.prior_method = PriorMethodOf(options, validation.total() > 0);
     result.noise_method = NoiseMethodOf(options);
-    RemarkOnSharedExamples(risk, validation, result);
+    LAPLACED_RETURN_IF_ERROR(RemarkOnSharedExamples(risk, validation, result));
     LAPLACED_RETURN_IF_ERROR(MeasureLoss(risk, options, progress, watchers.on_training, result));
-    LAPLACED_ASSIGN_OR_RETURN(result.fitted, FitCurvature(risk, plan, options, progress, &result));
+    if (watchers.after_training) LAPLACED_RETURN_IF_ERROR(watchers.after_training());
+    LAPLACED_ASSIGN_OR_RETURN(
+        result.fitted, FitCurvature(risk, plan, options, progress, watchers.checkpoint, &result));
     result.posterior.n_data = NumData(risk);
     LAPLACED_RETURN_IF_ERROR(Finish(risk, plan, validation, options, progress, watchers, result)
                                  .Run(absl::nullopt, absl::nullopt));
@@ -351,15 +354,16 @@ absl::StatusOr<FitResult> RunUpdate(EmpiricalRisk risk, const CapturePlan& plan,
                                     const FitWatchers& watchers) {
   return CatchTorch("update", [&]() -> absl::StatusOr<FitResult> {
     FitResult result;
-    result.prior_method = PriorMethodOf(options, validation.size() > 0);
+    result.prior_method = PriorMethodOf(options, validation.total() > 0);
     result.noise_method = NoiseMethodOf(options);
-    RemarkOnSharedExamples(risk, validation, result);
+    LAPLACED_RETURN_IF_ERROR(RemarkOnSharedExamples(risk, validation, result));
     if (risk.likelihood.kind == Likelihood::Kind::kGaussian) {
       risk.likelihood.sigma_noise = start.sigma_noise;
     }
     LAPLACED_ASSIGN_OR_RETURN(
         const double added_loss,
         risk.MeanLoss(PhaseProgress(progress, "training loss", 0, 0.05), watchers.on_training));
+    if (watchers.after_training) LAPLACED_RETURN_IF_ERROR(watchers.after_training());
     result.posterior.n_data = start.n_data + risk.size();
     const double share =
         static_cast<double>(risk.size()) / static_cast<double>(result.posterior.n_data);

@@ -8,6 +8,9 @@
 //      predictions by the chosen method, that for OOD scores from the weight decay
 //   4. evidence and effective parameters at the prior precision for predictions
 //
+// Several ranks (risk.ranks) fit together, each with its share of both data sets; all end with the
+// same result. An error on one of them ends only its own fit: the caller tells the others.
+//
 // The uncertain parameters are all of risk.network: restrict it before (ParametersOf). CheckFit
 // finds everything that can be wrong before work starts. RunFit replaces parameters inside
 // risk.network while it runs, so give it a clone. Progress may cancel: its error ends the fit
@@ -63,10 +66,13 @@ using FitProgressFn = std::function<absl::Status(const std::string& phase, int64
 using ValidationFn = std::function<absl::Status(const Likelihood& likelihood, const Posterior& ood,
                                                 const at::Tensor& x, const Linearized& batch)>;
 
-// Those who want to see the data while a fit goes through it; each may be null.
+// Those who want to see the data while a fit goes through it, or have a part in it; each may be
+// null. Of several ranks, each shows its own data.
 struct FitWatchers {
   ForwardFn on_training;  // all training data (of an update: the new data), once
+  std::function<absl::Status()> after_training = nullptr;  // when they are through
   ValidationFn on_validation;
+  LanczosCheckpoint* checkpoint = nullptr;
 };
 
 struct FitResult {

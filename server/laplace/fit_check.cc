@@ -26,27 +26,33 @@ absl::Status CheckPositive(const char* field, const absl::optional<double>& valu
   return absl::OkStatus();
 }
 
-absl::Status CheckRank(const LowRankOptions& options, int64_t p, int64_t memory_limit) {
+absl::Status CheckRank(const LowRankOptions& options, int64_t p, int64_t ranks,
+                       int64_t memory_limit) {
   if (options.rank < 1 || options.rank > p) {
     return FieldError(
         "options.rank",
         absl::StrCat("expected 1 to ", p, " (the uncertain parameters), got ", options.rank));
   }
-  const int64_t vector_bytes = 8 * p;
-  int64_t vectors = LanczosVectors(options, p);
+  // Of a vector of Lanczos, which ranks share, and of a direction, which each has.
+  const int64_t coordinates = ShareOf(p, 0, ranks).size();
+  const int64_t vector_bytes = 8 * coordinates, direction_bytes = 8 * p;
+  int64_t vectors = LanczosVectors(options, coordinates);
   if (vectors < options.rank + 6) {
     return FieldError(
         "options.memory_limit_bytes",
         absl::StrFormat("expected at least %d bytes (rank + 6 vectors of %d doubles), "
                         "got %d; or choose a smaller rank",
-                        (options.rank + 6) * vector_bytes, p, options.lanczos_memory_bytes));
+                        (options.rank + 6) * vector_bytes, coordinates,
+                        options.lanczos_memory_bytes));
   }
   // The directions stand beside the vectors of Lanczos; with CROSS_FIT there are two sets.
   const int64_t sets = options.debiasing == Debiasing::kCrossFit ? 2 : 1;
   vectors = std::min(vectors, p + 12);  // more than that are never used
-  const double needed = static_cast<double>(vectors + sets * options.rank) * vector_bytes;
+  const double needed = static_cast<double>(vectors) * vector_bytes +
+                        static_cast<double>(sets * options.rank) * direction_bytes;
   if (memory_limit > 0 && needed > static_cast<double>(memory_limit)) {
-    const int64_t most = (memory_limit / vector_bytes - (vectors - options.rank)) / (1 + sets);
+    const int64_t most = (memory_limit - (vectors - options.rank) * vector_bytes) /
+                         (vector_bytes + sets * direction_bytes);
     return FieldError(
         "options.rank",
         absl::StrFormat(
@@ -149,7 +155,7 @@ absl::Status CheckPrior(const EmpiricalRisk& risk, const Dataset& validation,
   LAPLACED_RETURN_IF_ERROR(CheckPositive("options.prior_precision", options.prior_precision));
   LAPLACED_RETURN_IF_ERROR(
       CheckPositive("options.ood_prior_precision", options.ood_prior_precision));
-  const PriorMethod method = PriorMethodOf(options, validation.size() > 0);
+  const PriorMethod method = PriorMethodOf(options, validation.total() > 0);
   if (method == PriorMethod::kGiven && !options.prior_precision) {
     return FieldError("options.prior_precision", "is required with prior_method GIVEN");
   }
@@ -157,7 +163,7 @@ absl::Status CheckPrior(const EmpiricalRisk& risk, const Dataset& validation,
     return FieldError("options.prior_precision",
                       "another prior_method was asked for: leave this out, or choose GIVEN");
   }
-  if (method == PriorMethod::kValidation && validation.size() == 0) {
+  if (method == PriorMethod::kValidation && validation.total() == 0) {
     return FieldError("options.prior_method", "VALIDATION needs validation data");
   }
   if (method == PriorMethod::kWeightDecay && !WeightDecayPrecision(risk)) {
@@ -240,7 +246,8 @@ absl::Status CheckFit(const EmpiricalRisk& risk, const Dataset& validation,
   LAPLACED_RETURN_IF_ERROR(CheckCombination(options));
   switch (options.structure) {
     case StructureKind::kLowRank:
-      LAPLACED_RETURN_IF_ERROR(CheckRank(options.low_rank, p, options.memory_limit_bytes));
+      LAPLACED_RETURN_IF_ERROR(
+          CheckRank(options.low_rank, p, risk.ranks->size(), options.memory_limit_bytes));
       LAPLACED_RETURN_IF_ERROR(CheckBatches(options.low_rank, risk.size()));
       break;
     case StructureKind::kKfac:

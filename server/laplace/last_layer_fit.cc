@@ -40,7 +40,7 @@ struct Dense {
 absl::StatusOr<Dense> DenseCurvature(const EmpiricalRisk& risk, const CapturePlan& plan,
                                      const CurvatureSpec& curvature, const ProgressFn& progress) {
   return CatchTorch("last-layer curvature", [&]() -> absl::StatusOr<Dense> {
-    const int64_t p = risk.network.n_parameters(), n = risk.size();
+    const int64_t p = risk.network.n_parameters(), n = risk.data.size();
     Dense dense{at::zeros({p, p}, at::kDouble), {}};
     const int64_t chunk = std::min(risk.chunk_size, ExamplesPerStep(risk.network));
     for (int64_t begin = 0; begin < n; begin += chunk) {
@@ -56,7 +56,9 @@ absl::StatusOr<Dense> DenseCurvature(const EmpiricalRisk& risk, const CapturePla
           sink.jacobian.square().sum(at::IntArrayRef({1, 2}), false, at::kDouble).unsqueeze(1));
       if (progress) LAPLACED_RETURN_IF_ERROR(progress(begin + count, n));
     }
-    dense.matrix.div_(static_cast<double>(n));
+    LAPLACED_RETURN_IF_ERROR(risk.ranks->Sum(dense.matrix));
+    LAPLACED_ASSIGN_OR_RETURN(dense.trace, dense.trace.OverRanks(*risk.ranks, 1));
+    dense.matrix.div_(static_cast<double>(risk.size()));
     if (!dense.matrix.isfinite().all().item<bool>()) {
       return absl::FailedPreconditionError(
           "the measured curvature is not finite: the network's derivatives overflow on some of "

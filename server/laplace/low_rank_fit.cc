@@ -39,8 +39,8 @@ std::vector<int64_t> BlockSizes(const Network& network) {
   return sizes;
 }
 
-int64_t LanczosVectors(const LowRankOptions& options, int64_t n_parameters) {
-  if (options.lanczos_memory_bytes > 0) return options.lanczos_memory_bytes / (8 * n_parameters);
+int64_t LanczosVectors(const LowRankOptions& options, int64_t coordinates) {
+  if (options.lanczos_memory_bytes > 0) return options.lanczos_memory_bytes / (8 * coordinates);
   return options.rank + kSpareVectors;
 }
 
@@ -310,21 +310,42 @@ absl::StatusOr<std::shared_ptr<const LowRankFit>> LowRankFit::FromTensors(
 
 namespace {
 
-// Lanczos on one batch, with what is worth a warning.
+// The pairs' vectors, [P, k] in the network's precision, from all ranks. Frees the fp64 basis.
+absl::StatusOr<at::Tensor> TakeVectors(const EmpiricalRisk& risk, EigenPairs& pairs) {
+  const at::Tensor mine = std::exchange(pairs.vectors, {}).to(risk.network.dtype());
+  if (risk.ranks->size() == 1) return mine.contiguous();
+  const at::Tensor whole = at::empty({risk.network.n_parameters(), mine.size(1)}, mine.options());
+  for (int64_t k = 0; k < mine.size(1); ++k) {  // one at a time: they come twice for a moment
+    LAPLACED_ASSIGN_OR_RETURN(const at::Tensor column,
+                              risk.ranks->Gather(mine.select(1, k).contiguous()));
+    whole.select(1, k).copy_(column);
+  }
+  return whole;
+}
+
+// Lanczos on batch number `set`, with what is worth a warning.
 absl::StatusOr<EigenPairs> FindDirections(const EmpiricalRisk& risk, const at::Tensor& rows,
-                                          const LowRankOptions& options, uint64_t seed,
-                                          const ProgressFn& progress,
+                                          const LowRankOptions& options, uint64_t set,
+                                          const ProgressFn& progress, LanczosCheckpoint* checkpoint,
                                           std::vector<std::string>* warnings) {
   LanczosOptions lanczos;
   lanczos.rank = options.rank;
   lanczos.tolerance = options.lanczos_tolerance;
   lanczos.max_products = options.max_products;
-  lanczos.seed = seed;
-  const int64_t vectors = LanczosVectors(options, risk.network.n_parameters());
+  lanczos.seed = options.seed + set;
+  lanczos.ranks = risk.ranks;
+  const int64_t coordinates = ShareOf(risk.network.n_parameters(), 0, risk.ranks->size()).size();
+  const int64_t vectors = LanczosVectors(options, coordinates);
   lanczos.max_basis = std::max(options.rank + 2, vectors - kWorkVectors);
   lanczos.on_product = [&](int64_t, int64_t converged) {
     return progress ? progress(converged, options.rank) : absl::OkStatus();
   };
+  if (checkpoint != nullptr) {
+    LAPLACED_ASSIGN_OR_RETURN(lanczos.start, checkpoint->Find(set, *risk.ranks));
+    lanczos.on_state = [&](const LanczosState& state) {
+      return checkpoint->Keep(set, state, *risk.ranks);
+    };
+  }
   LAPLACED_ASSIGN_OR_RETURN(
       EigenPairs pairs, Lanczos(*MakeCurvatureOperator(risk, rows, options.curvature), lanczos));
   if (options.curvature.kind == CurvatureKind::kHessian) {
@@ -381,8 +402,8 @@ absl::StatusOr<std::shared_ptr<const LowRankFit>> FitLowRank(
       const auto before = static_cast<int64_t>(i) * total;
       return progress.directions(before + done, cross ? 2 * total : total);
     };
-    LAPLACED_ASSIGN_OR_RETURN(EigenPairs pairs, FindDirections(risk, batches[i], options,
-                                                               options.seed + i, half, warnings));
+    LAPLACED_ASSIGN_OR_RETURN(EigenPairs pairs, FindDirections(risk, batches[i], options, i, half,
+                                                               progress.checkpoint, warnings));
     cost->products += pairs.products;
     sets.push_back(std::move(pairs));
   }
@@ -396,10 +417,10 @@ absl::StatusOr<std::shared_ptr<const LowRankFit>> FitLowRank(
   parts.block_sizes = BlockSizes(risk.network);
   std::vector<at::Tensor> directions, ritz, residuals;
   for (EigenPairs& pairs : sets) {
-    directions.push_back(pairs.vectors.to(risk.network.dtype()).contiguous());
+    LAPLACED_ASSIGN_OR_RETURN(at::Tensor vectors, TakeVectors(risk, pairs));
+    directions.push_back(std::move(vectors));
     ritz.push_back(pairs.values);
     residuals.push_back(pairs.residuals);
-    pairs.vectors.reset();  // frees the fp64 basis
   }
   parts.ritz = at::cat(ritz);
   parts.lanczos_residuals = at::cat(residuals);

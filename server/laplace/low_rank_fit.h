@@ -24,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "server/curvature/directional_curvature.h"
 #include "server/laplace/fitted_curvature.h"
+#include "server/laplace/lanczos_checkpoint.h"
 #include "server/laplace/low_rank_structure.h"
 
 namespace laplaced {
@@ -41,7 +42,7 @@ struct LowRankOptions {
   uint64_t seed = 0;
   double lanczos_tolerance = 1e-3;
   int64_t max_products = 0;          // 0: 10 * rank
-  int64_t lanczos_memory_bytes = 0;  // 0: rank + 12 vectors
+  int64_t lanczos_memory_bytes = 0;  // 0: rank + 12 vectors; of each rank
   double target_relative_standard_error = 0;
 };
 
@@ -49,6 +50,7 @@ struct LowRankOptions {
 struct LowRankProgress {
   ProgressFn directions;
   ProgressFn curvature;
+  LanczosCheckpoint* checkpoint = nullptr;  // keeps and finds states of Lanczos, if there is one
 };
 
 struct LowRankCost {
@@ -121,7 +123,7 @@ absl::StatusOr<std::shared_ptr<const LowRankFit>> FitLowRank(
 // Elements of each parameter tensor.
 std::vector<int64_t> BlockSizes(const Network& network);
 
-// Vectors of P doubles that Lanczos keeps at the most.
-int64_t LanczosVectors(const LowRankOptions& options, int64_t n_parameters);
+// Vectors that Lanczos keeps at the most, on a rank that keeps `coordinates` doubles of each.
+int64_t LanczosVectors(const LowRankOptions& options, int64_t coordinates);
 
 }  // namespace laplaced

@@ -1,6 +1,7 @@
 #include "server/laplace/tensor_map.h"
 
 #include "absl/strings/str_cat.h"
+#include "server/model/input_transform.h"
 #include "server/model/torch_status.h"
 
 namespace laplaced {
@@ -13,6 +14,25 @@ absl::StatusOr<at::Tensor> FindTensor(const TensorMap& tensors, const std::strin
     return absl::DataLossError(absl::StrCat("tensor ", name, " has another shape"));
   }
   return it->second;
+}
+
+absl::StatusOr<TensorMap> AliasTensors(const MappedSafetensors& file) {
+  TensorMap tensors;
+  for (const std::string& name : file.Names()) {
+    LAPLACED_ASSIGN_OR_RETURN(const ArrayView view, file.Get(name));
+    tensors[name] = AliasArray(view);
+  }
+  return tensors;
+}
+
+std::vector<NamedArrayView> ViewsOf(TensorMap& tensors) {
+  std::vector<NamedArrayView> views;
+  for (auto& [name, tensor] : tensors) {
+    tensor = tensor.contiguous();
+    views.push_back(
+        {name, {DTypeOf(tensor.scalar_type()), tensor.sizes().vec(), tensor.data_ptr()}});
+  }
+  return views;
 }
 
 void PutMoments(TensorMap& tensors, const std::string& prefix, const RunningMoments& moments) {

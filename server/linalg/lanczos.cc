@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "server/linalg/status_macros.h"
 
 namespace laplaced {
 namespace {
@@ -14,44 +15,73 @@ namespace {
 using at::indexing::None;
 using at::indexing::Slice;
 
-// The basis and the projected matrix. Rows of `basis` are the vectors; `projected` is Q A Q' of the
-// first `size` of them.
+// The basis and the projected matrix. Rows of `basis` are this rank's coordinates of the vectors;
+// `projected` is Q A Q' of the first `size` of them, the same on all ranks.
 struct KrylovSpace {
-  at::Tensor basis;      // [max_basis + 1, n]
+  const Ranks& ranks;
+  int64_t n = 0;         // of the whole vectors
+  Share share;           // this rank's coordinates
+  at::Tensor basis;      // [max_basis + 1, share]
   at::Tensor projected;  // [max_basis, max_basis]
-  int64_t size = 0;
+  int64_t size = 0;      // vectors in it
 
-  at::Tensor Vectors() const { return basis.narrow(0, 0, size); }
+  at::Tensor Mine(const at::Tensor& whole) const {
+    return whole.narrow(0, share.begin, share.size());
+  }
 };
+
+absl::StatusOr<double> Norm(const KrylovSpace& space, const at::Tensor& w) {
+  at::Tensor square = at::dot(w, w).view({1});
+  LAPLACED_RETURN_IF_ERROR(space.ranks.Sum(square));
+  return std::sqrt(square.item<double>());
+}
 
 // Removes the components of w along the first `count` basis vectors, twice; returns the sum of the
 // coefficients.
-at::Tensor Orthogonalise(const KrylovSpace& space, int64_t count, at::Tensor& w) {
+absl::StatusOr<at::Tensor> Orthogonalise(const KrylovSpace& space, int64_t count, at::Tensor& w) {
   const at::Tensor q = space.basis.narrow(0, 0, count);
   at::Tensor h = at::mv(q, w);
+  LAPLACED_RETURN_IF_ERROR(space.ranks.Sum(h));
   w.addmv_(q.t(), h, 1, -1);
-  const at::Tensor correction = at::mv(q, w);
+  at::Tensor correction = at::mv(q, w);
+  LAPLACED_RETURN_IF_ERROR(space.ranks.Sum(correction));
   w.addmv_(q.t(), correction, 1, -1);
   return h + correction;
 }
 
 // A random unit vector orthogonal to the first `count` basis vectors; undefined if they span the
 // whole space.
-at::Tensor FreshVector(const KrylovSpace& space, int64_t count, at::Generator& generator) {
-  const int64_t n = space.basis.size(1);
-  if (count >= n) return {};
+absl::StatusOr<at::Tensor> FreshVector(const KrylovSpace& space, int64_t count,
+                                       at::Generator& generator) {
+  if (count >= space.n) return at::Tensor();
   for (int attempt = 0; attempt < 3; ++attempt) {
-    at::Tensor w = at::randn({n}, generator, space.basis.options());
-    const double before = w.norm().item<double>();
-    if (count > 0) Orthogonalise(space, count, w);
-    const double after = w.norm().item<double>();
+    at::Tensor w = space.Mine(at::randn({space.n}, generator, space.basis.options())).clone();
+    LAPLACED_ASSIGN_OR_RETURN(const double before, Norm(space, w));
+    if (count > 0) LAPLACED_RETURN_IF_ERROR(Orthogonalise(space, count, w).status());
+    LAPLACED_ASSIGN_OR_RETURN(const double after, Norm(space, w));
     if (after > 1e-8 * before) {
       w.div_(after);
-      if (count > 0) Orthogonalise(space, count, w);
-      return w.div_(w.norm());
+      if (count > 0) LAPLACED_RETURN_IF_ERROR(Orthogonalise(space, count, w).status());
+      LAPLACED_ASSIGN_OR_RETURN(const double norm, Norm(space, w));
+      return w.div_(norm);
     }
   }
-  return {};
+  return at::Tensor();
+}
+
+// A v, this rank's coordinates of both.
+absl::StatusOr<at::Tensor> Product(const LinearOperator& op, const KrylovSpace& space,
+                                   const at::Tensor& v) {
+  if (space.ranks.size() == 1) {
+    LAPLACED_ASSIGN_OR_RETURN(const at::Tensor product, op.Apply(v.unsqueeze(1)));
+    return product.squeeze(1);
+  }
+  // An operator that computes in fp32 would round the vector anyway, and half of it travels.
+  const bool single = op.ProductPrecision() > 1e-8;
+  LAPLACED_ASSIGN_OR_RETURN(const at::Tensor whole,
+                            space.ranks.Gather(single ? v.to(at::kFloat) : v));
+  LAPLACED_ASSIGN_OR_RETURN(const at::Tensor product, op.Apply(whole.to(at::kDouble).unsqueeze(1)));
+  return space.Mine(product.squeeze(1)).clone();
 }
 
 struct RitzPairs {
@@ -60,13 +90,16 @@ struct RitzPairs {
   at::Tensor residuals;  // [m]
 };
 
-RitzPairs SolveProjected(const KrylovSpace& space, double beta) {
+// Ranks on other processors may round otherwise: all take what rank 0 finds.
+absl::StatusOr<RitzPairs> SolveProjected(const KrylovSpace& space, double beta) {
   const at::Tensor t =
       space.projected.index({Slice(None, space.size), Slice(None, space.size)}).clone();
   auto [values, vectors] = at::linalg_eigh(t, "L");
   RitzPairs pairs;
   pairs.values = values.flip(0);
   pairs.rotations = vectors.flip(1).contiguous();
+  LAPLACED_RETURN_IF_ERROR(space.ranks.Broadcast(pairs.values));
+  LAPLACED_RETURN_IF_ERROR(space.ranks.Broadcast(pairs.rotations));
   pairs.residuals = pairs.rotations[space.size - 1].abs() * beta;
   return pairs;
 }
@@ -103,10 +136,9 @@ absl::StatusOr<EigenPairs> Lanczos(const LinearOperator& op, const LanczosOption
   const double precision = op.ProductPrecision();
 
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(options.seed);
-  KrylovSpace space;
-  space.basis = at::empty({max_basis + 1, n}, at::kDouble);
-  space.projected = at::zeros({max_basis, max_basis}, at::kDouble);
-  space.basis[0].copy_(FreshVector(space, 0, generator));
+  const Share share = ShareOf(n, *options.ranks);
+  KrylovSpace space{*options.ranks, n, share, at::empty({max_basis + 1, share.size()}, at::kDouble),
+                    at::zeros({max_basis, max_basis}, at::kDouble)};
 
   EigenPairs result;
   RitzPairs ritz;
@@ -115,30 +147,59 @@ absl::StatusOr<EigenPairs> Lanczos(const LinearOperator& op, const LanczosOption
   int64_t since_fresh = 0;  // products since the last fresh vector
   bool space_full = false;  // nothing is left to orthogonalise against
 
+  if (options.start) {
+    const LanczosState& start = *options.start;
+    space.size = start.projected.size(0);
+    if (space.size >= max_basis || start.basis.size(0) != space.size + 1 ||
+        start.basis.size(1) != space.share.size()) {
+      return absl::InvalidArgumentError("the state to start from belongs to a run of another size");
+    }
+    space.basis.narrow(0, 0, space.size + 1).copy_(start.basis);
+    space.projected.narrow(0, 0, space.size).narrow(1, 0, space.size).copy_(start.projected);
+    result.products = start.products;
+    result.breakdowns = start.breakdowns;
+    since_fresh = start.since_fresh;
+    fresh = start.fresh;
+    scale = start.scale;
+    generator.set_state(start.random);
+  } else {
+    LAPLACED_ASSIGN_OR_RETURN(const at::Tensor first, FreshVector(space, 0, generator));
+    space.basis[0].copy_(first);
+  }
+
   while (true) {
     const int64_t j = space.size;
-    absl::StatusOr<at::Tensor> product = op.Apply(space.basis[j].unsqueeze(1));
-    if (!product.ok()) return product.status();
+    if (options.on_state) {
+      const LanczosState state{space.basis.narrow(0, 0, j + 1),
+                               space.projected.narrow(0, 0, j).narrow(1, 0, j),
+                               result.products,
+                               result.breakdowns,
+                               since_fresh,
+                               fresh,
+                               scale,
+                               generator.get_state()};
+      LAPLACED_RETURN_IF_ERROR(options.on_state(state));
+    }
+    LAPLACED_ASSIGN_OR_RETURN(at::Tensor w, Product(op, space, space.basis[j]));
     ++result.products;
     since_fresh = fresh ? 1 : since_fresh + 1;
-    at::Tensor w = product->squeeze(1);
-    const double product_norm = w.norm().item<double>();
+    LAPLACED_ASSIGN_OR_RETURN(const double product_norm, Norm(space, w));
     if (!std::isfinite(product_norm)) {
       return absl::FailedPreconditionError(
           "a curvature product is not finite: the network's outputs or derivatives overflow on "
           "this "
           "data");
     }
-    const at::Tensor h = Orthogonalise(space, j + 1, w);
+    LAPLACED_ASSIGN_OR_RETURN(const at::Tensor h, Orthogonalise(space, j + 1, w));
     space.projected.index_put_({Slice(None, j + 1), j}, h);
     space.projected.index_put_({j, Slice(None, j + 1)}, h);
     space.size = j + 1;
-    double beta = w.norm().item<double>();
+    LAPLACED_ASSIGN_OR_RETURN(double beta, Norm(space, w));
     scale = std::max(scale, product_norm);
 
     const bool breakdown = beta <= precision * scale;
     if (breakdown) beta = 0;
-    ritz = SolveProjected(space, beta);
+    LAPLACED_ASSIGN_OR_RETURN(ritz, SolveProjected(space, beta));
     const double largest = ritz.values.abs().max().item<double>();
     const int64_t wanted = std::min(rank, space.size);
     const int64_t converged =
@@ -175,9 +236,9 @@ absl::StatusOr<EigenPairs> Lanczos(const LinearOperator& op, const LanczosOption
           .copy_(at::diag(ritz.values.narrow(0, 0, keep)));
     }
     if (breakdown) {
-      const at::Tensor next = FreshVector(space, space.size, generator);
+      LAPLACED_ASSIGN_OR_RETURN(const at::Tensor next, FreshVector(space, space.size, generator));
       if (!next.defined()) {
-        ritz = SolveProjected(space, 0);
+        LAPLACED_ASSIGN_OR_RETURN(ritz, SolveProjected(space, 0));
         result.converged = true;
         break;
       }

@@ -9,8 +9,12 @@
 //
 // Convergence: the residual norm of pair i is ||A u_i - theta_i u_i|| = beta |s_mi| (last component
 // of the i-th eigenvector of the projected matrix); the run ends when it is <= tolerance * max
-// |theta| for all wanted pairs, or at max_products. Free function on values; thread-safe if the
-// operator is.
+// |theta| for all wanted pairs, or at max_products.
+//
+// Of several ranks, each keeps its share of the coordinates (ShareOf) of every basis vector, so
+// that memory and orthogonalisation are divided among them; the operator's products, in which they
+// take part together, see whole vectors. A run can go on from a LanczosState, on other ranks too.
+// Free function on values; thread-safe if the operator is.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -19,9 +23,24 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/optional.h"
 #include "server/linalg/linear_operator.h"
+#include "server/linalg/ranks.h"
 
 namespace laplaced {
+
+// Between two products: all that the rest of a run depends on. In exact arithmetic and in fact, a
+// run that goes on from it on as many ranks ends with the same bits.
+struct LanczosState {
+  at::Tensor basis;      // [size + 1, this rank's coordinates] fp64; the last is next
+  at::Tensor projected;  // [size, size] fp64
+  int64_t products = 0;
+  int64_t breakdowns = 0;
+  int64_t since_fresh = 0;  // products since the last vector that continued no recurrence
+  bool fresh = false;       // the next vector continues none
+  double scale = 0;         // of the products so far
+  at::Tensor random;        // state of the generator, bytes
+};
 
 struct LanczosOptions {
   int64_t rank = 50;  // pairs wanted; at most the operator's size
@@ -31,13 +50,18 @@ struct LanczosOptions {
   // most.
   int64_t max_basis = 0;
   uint64_t seed = 0;  // start vector
+  const Ranks* ranks = &OneRank();
+  absl::optional<LanczosState> start = absl::nullopt;  // of a run with the same options
   // Called after every product; an error ends the run with that error (cancellation).
-  std::function<absl::Status(int64_t products, int64_t converged)> on_product;
+  std::function<absl::Status(int64_t products, int64_t converged)> on_product = nullptr;
+  // Called before every further product, with tensors that are only valid during the call;
+  // likewise.
+  std::function<absl::Status(const LanczosState& state)> on_state = nullptr;
 };
 
 struct EigenPairs {
   at::Tensor values;     // [k] fp64, descending
-  at::Tensor vectors;    // [n, k] fp64, orthonormal columns
+  at::Tensor vectors;    // [n, k] fp64, orthonormal columns; of several ranks, this one's rows
   at::Tensor residuals;  // [k] fp64, ||A u - theta u||
   int64_t products = 0;
   int64_t breakdowns = 0;       // times the Krylov space closed before the end
@@ -46,7 +70,8 @@ struct EigenPairs {
 };
 
 // INVALID_ARGUMENT if the operator is not square and self-adjoint or rank is not in [1, n]; errors
-// of Apply and on_product are passed on; a product that is not finite is FAILED_PRECONDITION.
+// of Apply, on_product, on_state and the ranks are passed on; a product that is not finite is
+// FAILED_PRECONDITION.
 absl::StatusOr<EigenPairs> Lanczos(const LinearOperator& op, const LanczosOptions& options);
 
 }  // namespace laplaced

@@ -9,22 +9,6 @@
 namespace laplaced {
 namespace {
 
-at::ScalarType ScalarTypeOf(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return at::kFloat;
-    case DType::kFloat64:
-      return at::kDouble;
-    case DType::kUint8:
-      return at::kByte;
-    case DType::kInt32:
-      return at::kInt;
-    case DType::kInt64:
-      return at::kLong;
-  }
-  return at::kFloat;
-}
-
 // First row of finite-or-not numbers that holds one that is not, or -1: its exponent is all ones.
 // Without LibTorch, whose dispatch would cost more than a small input.
 template <typename Float, typename Bits>
@@ -85,6 +69,29 @@ absl::Status CheckInputs(const std::string& field, const ArrayView& view,
   if (row < 0) return absl::OkStatus();
   return FieldError(
       field, absl::StrCat("row ", row, " holds a value that is not finite (NaN or infinity)"));
+}
+
+at::ScalarType ScalarTypeOf(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return at::kFloat;
+    case DType::kFloat64:
+      return at::kDouble;
+    case DType::kUint8:
+      return at::kByte;
+    case DType::kInt32:
+      return at::kInt;
+    case DType::kInt64:
+      return at::kLong;
+  }
+  return at::kFloat;
+}
+
+DType DTypeOf(at::ScalarType type) {
+  for (const DType dtype : {DType::kFloat64, DType::kUint8, DType::kInt32, DType::kInt64}) {
+    if (ScalarTypeOf(dtype) == type) return dtype;
+  }
+  return DType::kFloat32;
 }
 
 at::Tensor AliasArray(const ArrayView& view) {

@@ -23,6 +23,10 @@ absl::Status CheckInputs(const std::string& field, const ArrayView& view, const 
 // A tensor over the same memory, which must outlive it.
 at::Tensor AliasArray(const ArrayView& view);
 
+at::ScalarType ScalarTypeOf(DType dtype);
+// The inverse. REQUIRES: a type that files have.
+DType DTypeOf(at::ScalarType type);
+
 // [B, input_shape...] in `dtype`. REQUIRES: CheckInputs is OK.
 at::Tensor ToNetworkInput(const at::Tensor& raw, const Manifest& manifest, at::ScalarType dtype);
 

@@ -25,6 +25,17 @@ at::Tensor WeightedOuter(const at::Tensor& weights, const at::Tensor& d) {
   return at::matmul((d * weights.unsqueeze(1)).t(), d);
 }
 
+// Down to the limit once the bank is `slack` rows above it.
+void TrimBank(FeatureStatistics& s, int64_t slack) {
+  const int64_t limit = BankLimit(s.bank.size(1));
+  if (s.bank.size(0) <= limit + slack) return;
+  const at::Tensor kept =
+      std::get<1>(at::topk(s.bank_priorities, limit, 0, /*largest=*/false, /*sorted=*/true));
+  s.bank = s.bank.index_select(0, kept);
+  s.bank_max_logits = s.bank_max_logits.index_select(0, kept);
+  s.bank_priorities = s.bank_priorities.index_select(0, kept);
+}
+
 at::Tensor Priorities(uint64_t seed, int64_t first, int64_t n) {
   const at::Tensor priorities = at::empty({n}, at::kLong);
   auto* out = priorities.data_ptr<int64_t>();
@@ -47,6 +58,24 @@ at::Tensor FeatureStatistics::GlobalMean() const {
 
 at::Tensor FeatureStatistics::TotalScatter() const {
   return scatter + WeightedOuter(counts, means - GlobalMean());
+}
+
+absl::StatusOr<FeatureStatistics> FeatureStatistics::OverRanks(const Ranks& ranks) const {
+  if (ranks.size() == 1) return *this;
+  FeatureStatistics all;
+  all.counts = counts.clone();
+  all.means = means * counts.unsqueeze(1);
+  LAPLACED_RETURN_IF_ERROR(ranks.Sum(all.counts));
+  LAPLACED_RETURN_IF_ERROR(ranks.Sum(all.means));
+  all.means = all.means / all.counts.clamp_min(1).unsqueeze(1);
+  // What is around the ranks' own means, and what those are apart.
+  all.scatter = scatter + WeightedOuter(counts, means - all.means);
+  LAPLACED_RETURN_IF_ERROR(ranks.Sum(all.scatter));
+  LAPLACED_ASSIGN_OR_RETURN(all.bank, ranks.Gather(bank));
+  LAPLACED_ASSIGN_OR_RETURN(all.bank_max_logits, ranks.Gather(bank_max_logits));
+  LAPLACED_ASSIGN_OR_RETURN(all.bank_priorities, ranks.Gather(bank_priorities));
+  TrimBank(all, 0);
+  return all;
 }
 
 void FeatureStatistics::PutInto(TensorMap& tensors) const {
@@ -84,7 +113,8 @@ absl::StatusOr<FeatureStatistics> TakeFeatureStatistics(const TensorMap& tensors
   return s;
 }
 
-FeatureGatherer::FeatureGatherer(int64_t groups, int64_t width, uint64_t seed) : seed_(seed) {
+FeatureGatherer::FeatureGatherer(int64_t groups, int64_t width, uint64_t seed, int64_t first)
+    : seed_(seed), seen_(first) {
   statistics_.counts = at::zeros({groups}, at::kDouble);
   statistics_.means = at::zeros({groups, width}, at::kDouble);
   statistics_.scatter = at::zeros({width, width}, at::kDouble);
@@ -105,7 +135,7 @@ void FeatureGatherer::Add(const at::Tensor& features, const at::Tensor& f,
   s.bank_max_logits = at::cat({s.bank_max_logits, f.amax(1).to(at::kFloat)});
   s.bank_priorities = at::cat({s.bank_priorities, Priorities(seed_, seen_, n)});
   seen_ += n;
-  TrimBank(BankLimit(features.size(1)) / 4);
+  TrimBank(statistics_, BankLimit(features.size(1)) / 4);
 }
 
 // Chan, Golub, LeVeque 1979, by class: the scatter of two parts is the sum of theirs and of what
@@ -125,20 +155,8 @@ void FeatureGatherer::AddMoments(const at::Tensor& features, const at::Tensor& g
   s.counts = total;
 }
 
-// Down to the limit once the bank is `slack` rows above it.
-void FeatureGatherer::TrimBank(int64_t slack) {
-  FeatureStatistics& s = statistics_;
-  const int64_t limit = BankLimit(s.bank.size(1));
-  if (s.bank.size(0) <= limit + slack) return;
-  const at::Tensor kept =
-      std::get<1>(at::topk(s.bank_priorities, limit, 0, /*largest=*/false, /*sorted=*/true));
-  s.bank = s.bank.index_select(0, kept);
-  s.bank_max_logits = s.bank_max_logits.index_select(0, kept);
-  s.bank_priorities = s.bank_priorities.index_select(0, kept);
-}
-
 FeatureStatistics FeatureGatherer::Finish() {
-  TrimBank(0);
+  TrimBank(statistics_, 0);
   return statistics_;
 }
 

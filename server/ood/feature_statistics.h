@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/laplace/tensor_map.h"
+#include "server/linalg/ranks.h"
 
 namespace laplaced {
 
@@ -36,6 +37,10 @@ struct FeatureStatistics {
   at::Tensor GlobalMean() const;
   at::Tensor TotalScatter() const;
 
+  // Of all ranks' examples, which were gathered with the same seed, each rank's after those of the
+  // ranks before it; this rank may have none.
+  absl::StatusOr<FeatureStatistics> OverRanks(const Ranks& ranks) const;
+
   void PutInto(TensorMap& tensors) const;
 };
 
@@ -46,7 +51,8 @@ absl::StatusOr<FeatureStatistics> TakeFeatureStatistics(const TensorMap& tensors
 
 class FeatureGatherer {
  public:
-  FeatureGatherer(int64_t groups, int64_t width, uint64_t seed);
+  // `first`: the number of the first example to come, of a rank's share of the data.
+  FeatureGatherer(int64_t groups, int64_t width, uint64_t seed, int64_t first = 0);
   // Goes on from `start`. REQUIRES: start.width() == width etc. were gathered with the same seed.
   FeatureGatherer(FeatureStatistics start, uint64_t seed);
 
@@ -58,11 +64,10 @@ class FeatureGatherer {
 
  private:
   void AddMoments(const at::Tensor& features, const at::Tensor& groups);
-  void TrimBank(int64_t slack);
 
   FeatureStatistics statistics_;
   const uint64_t seed_;
-  int64_t seen_ = 0;
+  int64_t seen_;
 };
 
 }  // namespace laplaced

@@ -42,7 +42,8 @@ std::string Now() {
 
 }  // namespace
 
-absl::Status RunFitJob(const FitJob& job, const std::string& folder, OperationHandle& handle) {
+absl::Status RunFitJob(const FitJob& job, const std::string& folder, OperationHandle& handle,
+                       LanczosCheckpoint* checkpoint) {
   const Stopwatch time;
   InitTorchThread();
   MemoryWatch memory;
@@ -59,30 +60,32 @@ absl::Status RunFitJob(const FitJob& job, const std::string& folder, OperationHa
   absl::optional<TrainingFeatures> training;
   if (job.features) {
     training.emplace(*job.model, *job.features, record.seed,
-                     job.start ? job.before->ood.features : absl::nullopt);
+                     job.start ? job.before->ood.features : absl::nullopt, job.risk->data.first);
   }
-  // Known once the training data have been seen.
-  const auto learn_features = [&] {
-    if (!training) return;
-    ood.features = training->Finish();
-    ood.knowledge.features =
-        std::make_shared<const FeatureScores>(*ood.features, training->layer());
-    training.reset();
-  };
+  const Ranks& ranks = *job.risk->ranks;
   absl::optional<OodCalibration> calibration;
+  const auto calibrate = [&](const Posterior& value) {
+    if (calibration) return;
+    ood.knowledge.has_directions = value.structure->has_directions();
+    calibration.emplace(*job.model, ood.knowledge, ranks);
+  };
   FitWatchers watchers;
+  watchers.checkpoint = checkpoint;
   if (training) {
     watchers.on_training = [&](const at::Tensor& x, const at::Tensor& targets) {
       return training->Forward(x, targets);
     };
+    watchers.after_training = [&]() -> absl::Status {
+      LAPLACED_ASSIGN_OR_RETURN(ood.features, training->Finish(ranks));
+      ood.knowledge.features =
+          std::make_shared<const FeatureScores>(*ood.features, training->layer());
+      training.reset();
+      return absl::OkStatus();
+    };
   }
   watchers.on_validation = [&](const Likelihood& likelihood, const Posterior& value,
                                const at::Tensor& x, const Linearized& batch) {
-    if (!calibration) {
-      learn_features();
-      ood.knowledge.has_directions = value.structure->has_directions();
-      calibration.emplace(*job.model, ood.knowledge);
-    }
+    calibrate(value);
     return calibration->Add(likelihood, x, batch);
   };
   LAPLACED_ASSIGN_OR_RETURN(
@@ -90,17 +93,16 @@ absl::Status RunFitJob(const FitJob& job, const std::string& folder, OperationHa
       job.start ? RunUpdate(*job.risk, job.capture, job.validation, job.options, *job.start,
                             progress, watchers)
                 : RunFit(*job.risk, job.capture, job.validation, job.options, progress, watchers));
-  LAPLACED_RETURN_IF_ERROR(CatchTorch("features", [&] {
-    learn_features();
-    return absl::OkStatus();
-  }));
   ood.knowledge.has_directions = result.posterior.structure->has_directions();
+  // A rank may have had no validation data.
+  if (job.validation.total() > 0) calibrate(result.posterior);
   if (calibration) {
     LAPLACED_ASSIGN_OR_RETURN(record.ood_thresholds,
                               calibration->Thresholds(record.target_id_rate));
     ood.knowledge = calibration->knowledge();
   }
   LAPLACED_RETURN_IF_ERROR(progress("saving", 0, 1, 0.98));
+  if (ranks.rank() != 0) return absl::OkStatus();
   record.create_time = Now();
   record.fit_seconds = time.Seconds();
   record.peak_memory_bytes = memory.rise();

@@ -40,8 +40,10 @@ struct CalibrationJob {
   bool activate = true;
 };
 
-// Writes `folder`. Stops with CANCELLED when the operation is cancelled.
-absl::Status RunFitJob(const FitJob& job, const std::string& folder, OperationHandle& handle);
+// Writes `folder`. Stops with CANCELLED when the operation is cancelled. Of several ranks, all run
+// the same job and rank 0 writes. `checkpoint` may be null.
+absl::Status RunFitJob(const FitJob& job, const std::string& folder, OperationHandle& handle,
+                       LanczosCheckpoint* checkpoint = nullptr);
 absl::Status RunCalibrationJob(const CalibrationJob& job, const std::string& folder,
                                OperationHandle& handle);
 

@@ -92,9 +92,12 @@ class FitService {
                                                        const std::string& posterior_id) const = 0;
 };
 
-// All references must outlive the result.
+class FitCrew;
+
+// All references must outlive the result. With a `crew`, fits run on all its ranks; updates and
+// calibrations stay on this one.
 std::unique_ptr<FitService> MakeFitService(const Repository& repository,
                                            const DatasetStore& datasets, ModelHost& host,
-                                           Operations& operations);
+                                           Operations& operations, FitCrew* crew = nullptr);
 
 }  // namespace laplaced

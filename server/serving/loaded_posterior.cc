@@ -24,11 +24,6 @@ std::vector<double> ToVector(const at::Tensor& t) {
   return {c.data_ptr<double>(), c.data_ptr<double>() + c.numel()};
 }
 
-DType ToDType(at::ScalarType type) {
-  if (type == at::kLong) return DType::kInt64;
-  return type == at::kDouble ? DType::kFloat64 : DType::kFloat32;
-}
-
 absl::Status CheckOwner(const PosteriorRecord& record, const LoadedModel& model) {
   if (record.checkpoint_sha256 != model.info.checkpoint_sha256) {
     return absl::FailedPreconditionError(
@@ -81,15 +76,6 @@ absl::StatusOr<std::shared_ptr<const FittedCurvature>> ReadFitted(const FitOptio
   return absl::InternalError("unknown structure");
 }
 
-absl::StatusOr<TensorMap> ReadTensors(const MappedSafetensors& file) {
-  TensorMap tensors;
-  for (const std::string& name : file.Names()) {
-    LAPLACED_ASSIGN_OR_RETURN(const ArrayView view, file.Get(name));
-    tensors[name] = AliasArray(view);
-  }
-  return tensors;
-}
-
 // Of the tensors that were kept with a posterior; nothing in artifacts of older formats.
 absl::StatusOr<OodStatistics> ReadOodStatistics(const PosteriorRecord& record,
                                                 const TensorMap& tensors, const LoadedModel& model,
@@ -130,13 +116,7 @@ void FillOod(const absl::optional<FeatureStatistics>& features, const OodKnowled
 
 absl::Status WriteTensors(const std::string& folder, const PosteriorRecord& record,
                           TensorMap tensors) {
-  std::vector<NamedArrayView> views;
-  for (auto& [name, tensor] : tensors) {
-    tensor = tensor.contiguous();
-    views.push_back(
-        {name, {ToDType(tensor.scalar_type()), tensor.sizes().vec(), tensor.data_ptr()}});
-  }
-  return WritePosteriorArtifact(folder, record, views);
+  return WritePosteriorArtifact(folder, record, ViewsOf(tensors));
 }
 
 absl::Status Damaged(const PosteriorRecord& record, const absl::Status& status) {
@@ -169,7 +149,7 @@ absl::StatusOr<std::shared_ptr<const LoadedPosterior>> LoadPosterior(const std::
     const PosteriorRecord& record = artifact.record;
     LAPLACED_ASSIGN_OR_RETURN(const FitOptions options, ToFitOptions(record));
     LAPLACED_ASSIGN_OR_RETURN(UncertainNetwork uncertain, Uncertain(model, options));
-    LAPLACED_ASSIGN_OR_RETURN(const TensorMap tensors, ReadTensors(artifact.tensors));
+    LAPLACED_ASSIGN_OR_RETURN(const TensorMap tensors, AliasTensors(artifact.tensors));
     const auto directions = tensors.find("directions");
     if (directions != tensors.end() &&
         (directions->second.dim() != 2 ||
@@ -267,7 +247,7 @@ absl::Status SavePosterior(const std::string& folder, const Network& network,
 absl::Status SaveCalibrated(const std::string& folder, const LoadedPosterior& before,
                             const OodKnowledge& knowledge, PosteriorRecord record) {
   return CatchTorch("posterior", [&]() -> absl::Status {
-    LAPLACED_ASSIGN_OR_RETURN(TensorMap tensors, ReadTensors(before.artifact.tensors));
+    LAPLACED_ASSIGN_OR_RETURN(TensorMap tensors, AliasTensors(before.artifact.tensors));
     if (knowledge.templates != nullptr) knowledge.templates->PutInto(tensors);
     FillOod(before.ood.features, knowledge, record);
     return WriteTensors(folder, record, std::move(tensors));

@@ -19,14 +19,14 @@ void Append(std::vector<double>& out, const at::Tensor& scores) {
 }  // namespace
 
 TrainingFeatures::TrainingFeatures(const LoadedModel& model, FeatureLayer layer, uint64_t seed,
-                                   absl::optional<FeatureStatistics> start)
+                                   absl::optional<FeatureStatistics> start, int64_t first)
     : model_(model),
       layer_(std::move(layer)),
       gatherer_(start ? FeatureGatherer(*std::move(start), seed)
                       : FeatureGatherer(model.info.likelihood == LikelihoodKind::kCategorical
                                             ? model.info.n_outputs
                                             : 1,
-                                        layer_.width, seed)) {}
+                                        layer_.width, seed, first)) {}
 
 absl::StatusOr<at::Tensor> TrainingFeatures::Forward(const at::Tensor& x,
                                                      const at::Tensor& targets) {
@@ -51,8 +51,8 @@ std::vector<ScoreScale> CombinedScales(const std::vector<OodThresholdRecord>& th
   return scales.size() == parts.size() ? scales : std::vector<ScoreScale>();
 }
 
-OodCalibration::OodCalibration(const LoadedModel& model, OodKnowledge knowledge)
-    : model_(model), knowledge_(std::move(knowledge)) {
+OodCalibration::OodCalibration(const LoadedModel& model, OodKnowledge knowledge, const Ranks& ranks)
+    : model_(model), knowledge_(std::move(knowledge)), ranks_(ranks) {
   knowledge_.combined.clear();  // they follow from the data
   names_ = OodScoreNames(knowledge_);
   values_.resize(names_.size());
@@ -79,12 +79,18 @@ absl::Status OodCalibration::Add(const Likelihood& likelihood, const at::Tensor&
   });
 }
 
-const OodKnowledge& OodCalibration::knowledge() {
-  if (gathered_ && !gathered_->empty()) {
-    knowledge_.templates = std::make_shared<const ClassTemplates>(*gathered_);
-    gathered_.reset();
+absl::Status OodCalibration::FinishTemplates() {
+  if (!gathered_) return absl::OkStatus();
+  at::Tensor sums = gathered_->means * gathered_->counts.unsqueeze(1);
+  LAPLACED_RETURN_IF_ERROR(ranks_.Sum(gathered_->counts));
+  if (ranks_.size() > 1) {
+    LAPLACED_RETURN_IF_ERROR(ranks_.Sum(sums));
+    gathered_->means = sums / gathered_->counts.clamp_min(1).unsqueeze(1);
   }
-  return knowledge_;
+  if (gathered_->empty()) return absl::OkStatus();
+  knowledge_.templates = std::make_shared<const ClassTemplates>(*gathered_);
+  gathered_.reset();
+  return absl::OkStatus();
 }
 
 // REQUIRES: a name of `names_`, kl_matching once its templates are known, or combined once its
@@ -110,17 +116,22 @@ absl::StatusOr<std::vector<OodThresholdRecord>> OodCalibration::Thresholds(doubl
   using Result = absl::StatusOr<std::vector<OodThresholdRecord>>;
   return CatchTorch("thresholds", [&]() -> Result {
     std::vector<OodThresholdRecord> thresholds;
-    const auto add = [&](const std::string& score) {
-      std::vector<double> values = ValuesOf(score);
-      if (values.empty()) return;
+    LAPLACED_RETURN_IF_ERROR(FinishTemplates());
+    const auto add = [&](const std::string& score) -> absl::Status {
+      LAPLACED_ASSIGN_OR_RETURN(const at::Tensor all,
+                                ranks_.Gather(at::tensor(ValuesOf(score), at::kDouble)));
+      std::vector<double> values;
+      Append(values, all);
+      if (values.empty()) return absl::OkStatus();
       const OodThreshold threshold = CalibrateThreshold(values, target_id_rate);
       thresholds.push_back({score, threshold.threshold, target_id_rate,
                             static_cast<int64_t>(values.size()), threshold.rate_lower,
                             threshold.rate_upper, IdQuantiles(std::move(values))});
+      return absl::OkStatus();
     };
-    for (const std::string& name : OodScoreNames(knowledge())) add(name);
+    for (const std::string& name : OodScoreNames(knowledge_)) LAPLACED_RETURN_IF_ERROR(add(name));
     knowledge_.combined = CombinedScales(thresholds);
-    if (!knowledge_.combined.empty()) add(kCombined);
+    if (!knowledge_.combined.empty()) LAPLACED_RETURN_IF_ERROR(add(kCombined));
     return thresholds;
   });
 }

@@ -24,14 +24,16 @@ namespace laplaced {
 // Sees the training data as FitWatchers::on_training.
 class TrainingFeatures {
  public:
-  // `start`: what an earlier pass gathered with the same seed.
+  // `start`: what an earlier pass gathered with the same seed. `first`: as FeatureGatherer.
   TrainingFeatures(const LoadedModel& model, FeatureLayer layer, uint64_t seed,
-                   absl::optional<FeatureStatistics> start);
+                   absl::optional<FeatureStatistics> start, int64_t first);
 
   // Gathers the features of network inputs x on their way to the outputs, which it returns.
   absl::StatusOr<at::Tensor> Forward(const at::Tensor& x, const at::Tensor& targets);
 
-  FeatureStatistics Finish() { return gatherer_.Finish(); }
+  absl::StatusOr<FeatureStatistics> Finish(const Ranks& ranks) {
+    return gatherer_.Finish().OverRanks(ranks);
+  }
   const FeatureLayer& layer() const { return layer_; }
 
  private:
@@ -43,12 +45,13 @@ class TrainingFeatures {
 // The scales of combined that thresholds hold; none unless all its parts have quantiles.
 std::vector<ScoreScale> CombinedScales(const std::vector<OodThresholdRecord>& thresholds);
 
-// Every score of in-distribution data, and the thresholds that follow.
+// Every score of in-distribution data, and the thresholds that follow. Of several ranks, each adds
+// its own data, and all call Thresholds.
 class OodCalibration {
  public:
   // `knowledge` without templates has them gathered from the data, if the likelihood is
   // categorical.
-  OodCalibration(const LoadedModel& model, OodKnowledge knowledge);
+  OodCalibration(const LoadedModel& model, OodKnowledge knowledge, const Ranks& ranks = OneRank());
 
   // A batch of network inputs x at the posterior's precision for OOD scores; covariance and, if
   // there are directions, outside are in `batch`.
@@ -57,13 +60,15 @@ class OodCalibration {
   // One for each score that there is; none without data.
   absl::StatusOr<std::vector<OodThresholdRecord>> Thresholds(double target_id_rate);
 
-  // With templates, once all data are in, and with what Thresholds found out for combined.
-  const OodKnowledge& knowledge();
+  // After Thresholds: with templates, and with what it found out for combined.
+  const OodKnowledge& knowledge() const { return knowledge_; }
 
  private:
   std::vector<double> ValuesOf(const std::string& score) const;
+  absl::Status FinishTemplates();
   const LoadedModel& model_;
   OodKnowledge knowledge_;
+  const Ranks& ranks_;
   std::vector<std::string> names_;  // all that can be computed batch by batch
   std::vector<std::vector<double>> values_;
   absl::optional<ClassTemplates> gathered_;

@@ -6,54 +6,44 @@
 #include "server/laplace/fit.h"
 #include "server/model/field_error.h"
 #include "server/model/torch_status.h"
+#include "server/serving/fit_crew.h"
 #include "server/serving/fit_job.h"
 #include "server/serving/fit_records.h"
 #include "server/serving/fit_service.h"
+#include "server/serving/fit_start.h"
 #include "server/serving/loaded_posterior.h"
 #include "server/serving/torch_served_model.h"
 
 namespace laplaced {
 namespace {
 
-absl::StatusOr<Dataset> LoadDataset(const DatasetStore& store, const std::string& field,
-                                    const std::string& id) {
-  auto files = store.Find(id);
-  if (absl::IsInvalidArgument(files.status())) return FieldError(field, files.status().message());
-  if (!files.ok()) {
-    return absl::Status(files.status().code(), absl::StrCat(field, ": ", files.status().message()));
-  }
-  return ReadDataset(files->inputs_path, files->targets_path);
-}
-
 class TorchFitService : public FitService {
  public:
   TorchFitService(const Repository& repository, const DatasetStore& datasets, ModelHost& host,
-                  Operations& operations)
-      : repository_(repository), datasets_(datasets), host_(host), operations_(operations) {}
+                  Operations& operations, FitCrew* crew)
+      : repository_(repository),
+        datasets_(datasets),
+        host_(host),
+        operations_(operations),
+        crew_(crew) {}
 
   absl::StatusOr<OperationSnapshot> Start(const FitRequest& request) override {
     LAPLACED_ASSIGN_OR_RETURN(const auto served, host_.Pin(request.model, request.version));
     const auto model = static_cast<const TorchServedModel&>(*served).model();
-    LAPLACED_ASSIGN_OR_RETURN(const FitOptions options, ToFitOptions(request));
-    LAPLACED_ASSIGN_OR_RETURN(const UncertainNetwork uncertain, Uncertain(*model, options));
+    LAPLACED_ASSIGN_OR_RETURN(Dataset training,
+                              LoadDataset(datasets_, "train_dataset_id", request.train_dataset_id));
+    LAPLACED_ASSIGN_OR_RETURN(Dataset validation, LoadValidation(request.validation_dataset_id));
     LAPLACED_ASSIGN_OR_RETURN(
-        FitJob job, MakeJob(*model, uncertain, "train_dataset_id", request.train_dataset_id,
-                            request.validation_dataset_id));
-    job.options = options;
-    LAPLACED_RETURN_IF_ERROR(
-        CatchTorch("training data", [&] { return CheckFit(*job.risk, job.validation, options); }));
-    job.model = model;
-    job.record = NewRecord(*model);
-    FillOptions(options, job.record);
-    job.record.feature_layer = request.feature_layer;
-    LAPLACED_RETURN_IF_ERROR(ChooseFeatures(request.feature_layer, job));
-    job.record.target_id_rate =
-        request.target_id_rate > 0 ? request.target_id_rate : kDefaultTargetIdRate;
-    job.record.calibration_dataset_id = request.validation_dataset_id;
-    job.record.train_dataset_id = request.train_dataset_id;
-    job.record.validation_dataset_id = request.validation_dataset_id;
-    job.activate = !request.keep_inactive;
-    return Launch("fit", std::move(job));
+        FitJob job, PrepareFit(model, request, std::move(training), std::move(validation)));
+    // Each rank needs examples of its own.
+    const auto enough = [this](int64_t n) { return n >= crew_->size(); };
+    if (crew_ == nullptr || !enough(job.risk->size()) ||
+        (job.validation.size() > 0 && !enough(job.validation.size()))) {
+      return Launch("fit", std::move(job));
+    }
+    FitRequest pinned = request;
+    pinned.version = job.record.version;
+    return Launch("fit", std::move(job), pinned);
   }
 
   absl::StatusOr<OperationSnapshot> StartUpdate(const UpdateRequest& request) override {
@@ -71,17 +61,20 @@ class TorchFitService : public FitService {
                        " was made by a version that kept no statistics to add to: fit again"));
     }
     LAPLACED_RETURN_IF_ERROR(before->fitted->CanTakeData());
-    const std::vector<std::string>& added = old.updated_dataset_ids;
+    const std::vector<std::string>& known_ids = old.updated_dataset_ids;
     if (old.train_dataset_id == request.dataset_id ||
-        std::find(added.begin(), added.end(), request.dataset_id) != added.end()) {
+        std::find(known_ids.begin(), known_ids.end(), request.dataset_id) != known_ids.end()) {
       return FieldError("dataset_id",
                         "the posterior has these examples already: an update takes new ones");
     }
     std::string validation = old.validation_dataset_id;
     const bool lost = !validation.empty() && absl::IsNotFound(datasets_.Find(validation).status());
     if (lost) validation.clear();
-    LAPLACED_ASSIGN_OR_RETURN(FitJob job, MakeJob(*model, before->uncertain, "dataset_id",
-                                                  request.dataset_id, validation));
+    LAPLACED_ASSIGN_OR_RETURN(Dataset added,
+                              LoadDataset(datasets_, "dataset_id", request.dataset_id));
+    LAPLACED_ASSIGN_OR_RETURN(Dataset held_out, LoadValidation(validation));
+    LAPLACED_ASSIGN_OR_RETURN(
+        FitJob job, MakeJob(*model, before->uncertain, std::move(added), std::move(held_out)));
     LAPLACED_ASSIGN_OR_RETURN(job.options, ToFitOptions(old));
     LAPLACED_RETURN_IF_ERROR(
         CatchTorch("new data", [&] { return CheckData(*job.risk, "dataset_id", job.risk->data); }));
@@ -204,32 +197,10 @@ class TorchFitService : public FitService {
     return record;
   }
 
-  absl::StatusOr<FitJob> MakeJob(const LoadedModel& model, const UncertainNetwork& uncertain,
-                                 const std::string& data_field, const std::string& data_id,
-                                 const std::string& validation_id) const {
-    FitJob job;
-    LAPLACED_ASSIGN_OR_RETURN(Dataset data, LoadDataset(datasets_, data_field, data_id));
-    if (!validation_id.empty()) {
-      LAPLACED_ASSIGN_OR_RETURN(job.validation,
-                                LoadDataset(datasets_, "validation_dataset_id", validation_id));
-    }
-    // Fits change parameters while they differentiate: they get a network of their own.
-    LAPLACED_ASSIGN_OR_RETURN(Network network, uncertain.network.Clone());
-    job.risk = std::make_shared<EmpiricalRisk>(EmpiricalRisk{
-        std::move(network), model.manifest.likelihood, model.manifest, std::move(data)});
-    job.capture = uncertain.capture;
-    return job;
-  }
-
-  static PosteriorRecord NewRecord(const LoadedModel& model) {
-    PosteriorRecord record;
-    record.id = NewId("p");
-    record.model = model.info.name;
-    record.version = model.info.version;
-    record.checkpoint_sha256 = model.info.checkpoint_sha256;
-    record.manifest_fingerprint = ManifestFingerprint(model.manifest);
-    record.code_version = LAPLACED_VERSION;
-    return record;
+  // None for an empty id.
+  absl::StatusOr<Dataset> LoadValidation(const std::string& id) const {
+    if (id.empty()) return Dataset();
+    return LoadDataset(datasets_, "validation_dataset_id", id);
   }
 
   // A posterior made from `old` with what the caller changes.
@@ -244,31 +215,32 @@ class TorchFitService : public FitService {
     return record;
   }
 
-  static absl::Status ChooseFeatures(const std::string& requested, FitJob& job) {
-    return CatchTorch("feature layer", [&]() -> absl::Status {
-      auto layer = FindFeatureLayer(job.model->network, job.model->capture, requested);
-      if (layer.ok()) {
-        job.features = *std::move(layer);
-      } else if (!absl::IsNotFound(layer.status())) {
-        return layer.status();
-      } else {
-        job.record.warnings.push_back(
-            absl::StrCat("no OOD scores from features: ", layer.status().message()));
-      }
-      return absl::OkStatus();
-    });
-  }
-
-  absl::StatusOr<OperationSnapshot> Launch(const std::string& what, FitJob job) {
+  // On the ranks of the crew if there is a request for them.
+  absl::StatusOr<OperationSnapshot> Launch(const std::string& what, FitJob job,
+                                           absl::optional<FitRequest> request = absl::nullopt) {
     const std::string description =
         absl::StrCat(what, " ", job.record.model, "/", job.record.version);
     LAPLACED_ASSIGN_OR_RETURN(
         const std::string folder,
         repository_.PosteriorFolder({job.record.model, job.record.version}, job.record.id));
-    return operations_.Start(
-        description, [this, folder, job = std::move(job)](OperationHandle& handle) {
-          return Activate(job.record, job.activate, RunFitJob(job, folder, handle));
-        });
+    return operations_.Start(description, [this, folder, job = std::move(job),
+                                           request = std::move(request)](OperationHandle& handle) {
+      const absl::Status saved =
+          request ? FitTogether(job, *request, folder, handle) : RunFitJob(job, folder, handle);
+      return Activate(job.record, job.activate, saved);
+    });
+  }
+
+  absl::Status FitTogether(const FitJob& whole, const FitRequest& request,
+                           const std::string& folder, OperationHandle& handle) {
+    return crew_->Fit(request, [&](const Ranks& ranks) {
+      FitJob mine = whole;
+      mine.risk = std::make_shared<EmpiricalRisk>(*whole.risk);
+      mine.risk->ranks = &ranks;
+      mine.risk->data = whole.risk->data.PartOf(ranks);
+      if (whole.validation.size() > 0) mine.validation = whole.validation.PartOf(ranks);
+      return RunFitJob(mine, folder, handle);
+    });
   }
 
   // The end of an operation that has saved a posterior, or has not: its id.
@@ -290,14 +262,15 @@ class TorchFitService : public FitService {
   const DatasetStore& datasets_;
   ModelHost& host_;
   Operations& operations_;
+  FitCrew* const crew_;
 };
 
 }  // namespace
 
 std::unique_ptr<FitService> MakeFitService(const Repository& repository,
                                            const DatasetStore& datasets, ModelHost& host,
-                                           Operations& operations) {
-  return std::make_unique<TorchFitService>(repository, datasets, host, operations);
+                                           Operations& operations, FitCrew* crew) {
+  return std::make_unique<TorchFitService>(repository, datasets, host, operations, crew);
 }
 
 }  // namespace laplaced

@@ -3,11 +3,17 @@
 // Exit codes: 0 after a drain (also one that had to leave a fit behind) or an answered --help and
 // the like, 1 if the server could not start, 2 for bad settings, 128 plus the signal's number if a
 // signal came before the server was ready, or again while it drained.
+//
+// Started several times by a launcher (server/distributed/launch.h), rank 0 serves and the others
+// take part in its fits until they are stopped, or until rank 0 has gone (exit code 1).
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <future>
+#include <memory>
 #include <string>
 #include <thread>
 #include <utility>
@@ -18,14 +24,18 @@
 #include "formats/atomic_file.h"
 #include "server/app/command_line.h"
 #include "server/app/server.h"
+#include "server/distributed/gloo_ranks.h"
+#include "server/distributed/launch.h"
 #include "server/model/torch_runtime.h"
 #include "server/observe/log.h"
+#include "server/serving/fit_crew.h"
 
 namespace laplaced {
 namespace {
 
 constexpr int kCannotStart = 1;
 constexpr int kBadSettings = 2;
+constexpr std::chrono::seconds kMeetingTimeout{60};
 
 // Takes SIGTERM and SIGINT in a thread of its own. Create it before any other thread, which then
 // inherits the blocked mask.
@@ -65,6 +75,21 @@ int Fail(int code, const absl::Status& status) {
   return code;
 }
 
+// What the ranks beside the server do.
+int TakePartInFits(const laplace::v1::ServerConfig& config, FitCrew& crew, StopSignals& signals) {
+  const auto repository = Repository::OpenReadOnly(config.registry());
+  if (!repository.ok()) return Fail(kCannotStart, repository.status());
+  const DatasetStore datasets(repository->DatasetsFolder(), config.max_dataset_bytes());
+  static std::atomic<bool> stop{false};
+  signals.Arm();
+  std::thread([&signals] {
+    signals.Wait();
+    stop.store(true);
+  }).detach();
+  const absl::Status status = crew.Work(*repository, datasets, stop);
+  return status.ok() ? 0 : Fail(kCannotStart, status);
+}
+
 int Serve(const laplace::v1::ServerConfig& config) {
   // Leaked, because its thread may use it until the process has gone.
   auto* signals = new StopSignals;
@@ -75,13 +100,27 @@ int Serve(const laplace::v1::ServerConfig& config) {
   ParseLogFormat(config.log_format(), &format);
   SetLogFormat(format);
 
-  const int threads = config.compute_threads() > 0 ? config.compute_threads() : CpuQuotaThreads();
+  const auto launch = LaunchOf([](const char* name) { return std::getenv(name); });
+  if (!launch.ok()) return Fail(kBadSettings, launch.status());
+  const int share = std::max(1, CpuQuotaThreads() / static_cast<int>(launch->local_size));
+  const int threads = config.compute_threads() > 0 ? config.compute_threads() : share;
   const absl::Status torch = InitTorchRuntime(threads, config.allow_slow_blas());
   if (!torch.ok()) return Fail(kCannotStart, torch);
 
+  std::unique_ptr<FitCrew> crew;  // used by the server until it has been destroyed
+  if (launch->size > 1) {
+    auto meeting = MeetingPoint::Open(*launch, kMeetingTimeout);
+    if (!meeting.ok()) return Fail(kCannotStart, meeting.status());
+    crew = std::make_unique<FitCrew>(*std::move(meeting));
+    if (launch->rank != 0) return TakePartInFits(config, *crew, *signals);
+  }
+
   ServerBackend backend;
   backend.make_model_host = MakeModelHost;
-  backend.make_fit_service = MakeFitService;
+  backend.make_fit_service = [&crew](const Repository& repository, const DatasetStore& datasets,
+                                     ModelHost& host, Operations& operations) {
+    return MakeFitService(repository, datasets, host, operations, crew.get());
+  };
   backend.on_compute_thread = InitTorchThread;
   auto server = Server::Start(config, backend);
   if (!server.ok()) return Fail(kCannotStart, server.status());

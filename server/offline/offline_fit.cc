@@ -1,0 +1,164 @@
+#include "server/offline/offline_fit.h"
+
+#include <chrono>
+#include <limits>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "server/laplace/lanczos_checkpoint.h"
+#include "server/model/torch_status.h"
+#include "server/observe/log.h"
+#include "server/registry/posterior_artifact.h"
+#include "server/registry/registry_lock.h"
+#include "server/registry/repository.h"
+#include "server/serving/fit_start.h"
+
+namespace laplaced {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Tells the log of stages, and of progress every ten seconds.
+class LoggedProgress : public OperationHandle {
+ public:
+  LoggedProgress(const Ranks& ranks, const std::atomic<bool>& stop)
+      : speaks_(ranks.rank() == 0), stop_(stop) {}
+
+  bool cancelled() const override { return stop_.load(); }
+
+  void Report(const std::string& phase, int64_t done, int64_t total, double fraction) override {
+    const Clock::time_point now = Clock::now();
+    const bool fresh = phase != phase_;
+    if (!speaks_ || (!fresh && now < next_)) return;
+    phase_ = phase;
+    next_ = now + std::chrono::seconds(10);
+    LogInfo("fitting", {{"phase", phase},
+                        {"done", done},
+                        {"total", total},
+                        {"percent", static_cast<int64_t>(100 * fraction)}});
+  }
+
+ private:
+  const bool speaks_;
+  const std::atomic<bool>& stop_;
+  std::string phase_;
+  Clock::time_point next_;
+};
+
+// What rank 0 decides before all load the same: version and data sets.
+absl::Status Agree(const FitCommand& command, const Repository& repository,
+                   const DatasetStore& store, const Ranks& ranks, FitRequest& request) {
+  std::string version;
+  if (ranks.rank() == 0) {
+    if (request.version == 0) {
+      LAPLACED_ASSIGN_OR_RETURN(request.version, repository.LatestVersion(request.model));
+    }
+    version = absl::StrCat(request.version);
+    LAPLACED_ASSIGN_OR_RETURN(const auto model,
+                              LoadModel(repository, {request.model, request.version}));
+    if (command.training) {
+      LogInfo("putting the training data into the registry", {{"file", command.training->inputs}});
+      LAPLACED_ASSIGN_OR_RETURN(request.train_dataset_id,
+                                ImportDataset(*command.training, model->manifest, store));
+    }
+    if (command.validation) {
+      LAPLACED_ASSIGN_OR_RETURN(request.validation_dataset_id,
+                                ImportDataset(*command.validation, model->manifest, store));
+    }
+  }
+  LAPLACED_RETURN_IF_ERROR(BroadcastText(ranks, version));
+  LAPLACED_RETURN_IF_ERROR(BroadcastText(ranks, request.train_dataset_id));
+  LAPLACED_RETURN_IF_ERROR(BroadcastText(ranks, request.validation_dataset_id));
+  request.version = std::stoll(version);
+  return absl::OkStatus();
+}
+
+// All that the search for directions depends on.
+std::string Fingerprint(const FitJob& job, const FitRequest& request) {
+  const LowRankOptions& o = job.options.low_rank;
+  return absl::StrCat(
+      "model ", job.record.model, "/", job.record.version, " checkpoint ",
+      job.record.checkpoint_sha256, " manifest ", job.record.manifest_fingerprint, " data ",
+      request.train_dataset_id, " parameters [", absl::StrJoin(request.parameters, ","), "] rank ",
+      o.rank, " b1 ", o.direction_batch_size, " b2 ", o.curvature_batch_size, " debiasing ",
+      job.record.debiasing, " curvature ", job.record.curvature, " samples ",
+      o.curvature.fisher_samples, " seed ", o.seed, " tolerance ", o.lanczos_tolerance,
+      " max_products ", o.max_products, " memory ", o.lanczos_memory_bytes, " sigma_noise ",
+      job.options.sigma_noise.value_or(0), " noise ", job.record.noise_method);
+}
+
+LanczosCheckpoint MakeCheckpoint(const FitCommand& command, const FitJob& job,
+                                 const FitRequest& request, const std::string& root) {
+  LanczosCheckpoint::Options options;
+  options.folder = command.checkpoint_folder;
+  if (options.folder.empty()) {
+    options.folder = absl::StrCat(root, "/checkpoints/", job.record.model, "-", job.record.version);
+  }
+  options.fingerprint = Fingerprint(job, request);
+  options.interval = std::chrono::duration<double>(command.checkpoint_seconds);
+  if (command.checkpoint_seconds == 0) {
+    options.interval = std::chrono::hours(24 * 365 * 100);
+  }
+  options.resume = command.resume;
+  options.tell = [](const std::string& message) { LogInfo(message); };
+  return LanczosCheckpoint(std::move(options));
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> FitOffline(const FitCommand& command, const Ranks& ranks,
+                                       const std::atomic<bool>& stop) {
+  const bool writes = ranks.rank() == 0;
+  absl::optional<RegistryLock> lock;
+  if (writes) {
+    LAPLACED_ASSIGN_OR_RETURN(lock, RegistryLock::Take(command.registry));
+  }
+  LAPLACED_ASSIGN_OR_RETURN(
+      const Repository repository,
+      writes ? Repository::Open(command.registry) : Repository::OpenReadOnly(command.registry));
+  const DatasetStore store(repository.DatasetsFolder(), std::numeric_limits<int64_t>::max());
+  FitRequest request = command.request;
+  LAPLACED_RETURN_IF_ERROR(Agree(command, repository, store, ranks, request));
+
+  LAPLACED_ASSIGN_OR_RETURN(const auto model,
+                            LoadModel(repository, {request.model, request.version}));
+  LAPLACED_ASSIGN_OR_RETURN(Dataset training,
+                            LoadDataset(store, "--train", request.train_dataset_id, ranks));
+  Dataset validation;
+  if (!request.validation_dataset_id.empty()) {
+    LAPLACED_ASSIGN_OR_RETURN(
+        validation, LoadDataset(store, "--validation", request.validation_dataset_id, ranks));
+  }
+  LAPLACED_ASSIGN_OR_RETURN(
+      FitJob job, PrepareFit(model, request, std::move(training), std::move(validation), ranks));
+  LanczosCheckpoint checkpoint = MakeCheckpoint(command, job, request, repository.root());
+  LAPLACED_ASSIGN_OR_RETURN(
+      const std::string folder,
+      repository.PosteriorFolder({job.record.model, job.record.version}, job.record.id));
+  LoggedProgress progress(ranks, stop);
+  LAPLACED_RETURN_IF_ERROR(RunFitJob(job, folder, progress, &checkpoint));
+  if (!writes) return job.record.id;
+
+  checkpoint.Remove();
+  LAPLACED_ASSIGN_OR_RETURN(const PosteriorRecord record, ReadPosteriorRecord(folder));
+  if (job.activate) {
+    LAPLACED_RETURN_IF_ERROR(
+        repository.SetActivePosterior({record.model, record.version}, record.id));
+  }
+  const double seconds = record.lanczos_seconds;
+  LogInfo("fitted", {{"posterior", record.id},
+                     {"model", absl::StrCat(record.model, "/", record.version)},
+                     {"ranks", ranks.size()},
+                     {"seconds", record.fit_seconds},
+                     {"curvature_products", record.curvature_products},
+                     {"products_per_second",
+                      seconds > 0 ? static_cast<double>(record.curvature_products) / seconds : 0.0},
+                     {"active", std::string(job.activate ? "yes" : "no")}});
+  for (const std::string& warning : record.warnings) LogWarning(warning);
+  return record.id;
+}
+
+}  // namespace laplaced

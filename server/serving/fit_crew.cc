@@ -1,0 +1,168 @@
+#include "server/serving/fit_crew.h"
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "server/model/torch_status.h"
+#include "server/observe/log.h"
+#include "server/registry/record_json.h"
+#include "server/serving/fit_start.h"
+
+namespace laplaced {
+namespace {
+
+constexpr char kNewest[] = "fits";
+constexpr std::chrono::milliseconds kLook{500};  // between looks at `stop`
+
+std::string JobKey(int64_t number) { return absl::StrCat("fit-", number); }
+
+// A number that may not be there as an array of none or one.
+std::vector<double> ToList(const absl::optional<double>& value) {
+  return value ? std::vector<double>{*value} : std::vector<double>();
+}
+
+struct WireRequest {
+  FitRequest request;
+  std::vector<double> prior_precision, ood_prior_precision, sigma_noise;
+};
+
+template <typename Visitor>
+void VisitFields(WireRequest& wire, Visitor& visit) {
+  FitRequest& r = wire.request;
+  visit("model", r.model);
+  visit("version", r.version);
+  visit("train_dataset_id", r.train_dataset_id);
+  visit("validation_dataset_id", r.validation_dataset_id);
+  visit("keep_inactive", r.keep_inactive);
+  visit("rank", r.rank);
+  visit("direction_batch_size", r.direction_batch_size);
+  visit("curvature_batch_size", r.curvature_batch_size);
+  visit("debiasing", r.debiasing);
+  visit("residual", r.residual);
+  visit("seed", r.seed);
+  visit("prior_precision", wire.prior_precision);
+  visit("ood_prior_precision", wire.ood_prior_precision);
+  visit("lanczos_tolerance", r.lanczos_tolerance);
+  visit("max_products", r.max_products);
+  visit("target_id_rate", r.target_id_rate);
+  visit("max_validation_examples", r.max_validation_examples);
+  visit("structure", r.structure);
+  visit("curvature", r.curvature);
+  visit("parameters", r.parameters);
+  visit("kfac_eigenvalues", r.kfac_eigenvalues);
+  visit("prior_method", r.prior_method);
+  visit("temperature", r.temperature);
+  visit("noise_method", r.noise_method);
+  visit("sigma_noise", wire.sigma_noise);
+  visit("target_relative_standard_error", r.target_relative_standard_error);
+  visit("variance_correction", r.variance_correction);
+  visit("memory_limit_bytes", r.memory_limit_bytes);
+  visit("fisher_samples", r.fisher_samples);
+  visit("feature_layer", r.feature_layer);
+}
+
+// A fit that only asks whether it should stop.
+class QuietHandle : public OperationHandle {
+ public:
+  explicit QuietHandle(const std::atomic<bool>& stop) : stop_(stop) {}
+  bool cancelled() const override { return stop_.load(); }
+  void Report(const std::string&, int64_t, int64_t, double) override {}
+
+ private:
+  const std::atomic<bool>& stop_;
+};
+
+}  // namespace
+
+std::string EncodeFitRequest(const FitRequest& request) {
+  WireRequest wire{request, ToList(request.prior_precision), ToList(request.ood_prior_precision),
+                   ToList(request.sigma_noise)};
+  FieldWriter fields;
+  VisitFields(wire, fields);
+  return fields.object().dump();
+}
+
+absl::StatusOr<FitRequest> DecodeFitRequest(const std::string& text) {
+  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return absl::DataLossError("the request of a fit is damaged");
+  WireRequest wire;
+  FieldReader fields(json);
+  VisitFields(wire, fields);
+  if (!fields.status().ok()) return absl::DataLossError(fields.status().message());
+  const auto one = [](const std::vector<double>& list) {
+    return list.empty() ? absl::optional<double>() : list[0];
+  };
+  wire.request.prior_precision = one(wire.prior_precision);
+  wire.request.ood_prior_precision = one(wire.ood_prior_precision);
+  wire.request.sigma_noise = one(wire.sigma_noise);
+  return wire.request;
+}
+
+absl::Status FitCrew::Fit(const FitRequest& request,
+                          const std::function<absl::Status(const Ranks& ranks)>& body) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const int64_t number = fits_ + 1;
+  LAPLACED_RETURN_IF_ERROR(meeting_.Post(JobKey(number), EncodeFitRequest(request)));
+  LAPLACED_RETURN_IF_ERROR(meeting_.Post(kNewest, absl::StrCat(number)));
+  fits_ = number;
+  LAPLACED_ASSIGN_OR_RETURN(const auto ranks, meeting_.Join(absl::StrCat(JobKey(number), "/"),
+                                                            timeouts_.join, timeouts_.call));
+  const absl::Status status = body(*ranks);
+  ranks->GiveUp(status);
+  return status;
+}
+
+absl::Status FitCrew::Work(const Repository& repository, const DatasetStore& datasets,
+                           const std::atomic<bool>& stop) {
+  // What was made known before this process came is not for it.
+  int64_t next = 1;
+  if (const auto newest = meeting_.Await(kNewest, std::chrono::milliseconds(1)); newest.ok()) {
+    int64_t last = 0;
+    if (absl::SimpleAtoi(*newest, &last)) next = last + 1;
+  } else if (!absl::IsDeadlineExceeded(newest.status())) {
+    return newest.status();
+  }
+  LogInfo("waiting for fits", {{"rank", meeting_.rank()}, {"ranks", meeting_.size()}});
+  while (!stop.load()) {
+    const auto request = meeting_.Await(JobKey(next), kLook);
+    if (absl::IsDeadlineExceeded(request.status())) continue;
+    if (!request.ok()) return request.status();
+    const absl::Status done = TakePart(next, *request, repository, datasets, stop);
+    if (!done.ok()) LogWarning("a fit ended early", {{"reason", std::string(done.message())}});
+    ++next;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FitCrew::TakePart(int64_t number, const std::string& request,
+                               const Repository& repository, const DatasetStore& datasets,
+                               const std::atomic<bool>& stop) {
+  LAPLACED_ASSIGN_OR_RETURN(const auto ranks, meeting_.Join(absl::StrCat(JobKey(number), "/"),
+                                                            timeouts_.join, timeouts_.call));
+  const auto run = [&]() -> absl::Status {
+    LAPLACED_ASSIGN_OR_RETURN(const FitRequest fit, DecodeFitRequest(request));
+    LogInfo("fitting", {{"model", absl::StrCat(fit.model, "/", fit.version)},
+                        {"rank", ranks->rank()},
+                        {"ranks", ranks->size()}});
+    LAPLACED_ASSIGN_OR_RETURN(const auto model, LoadModel(repository, {fit.model, fit.version}));
+    LAPLACED_ASSIGN_OR_RETURN(
+        Dataset training, LoadDataset(datasets, "train_dataset_id", fit.train_dataset_id, *ranks));
+    Dataset validation;
+    if (!fit.validation_dataset_id.empty()) {
+      LAPLACED_ASSIGN_OR_RETURN(validation, LoadDataset(datasets, "validation_dataset_id",
+                                                        fit.validation_dataset_id, *ranks));
+    }
+    LAPLACED_ASSIGN_OR_RETURN(const FitJob job, PrepareFit(model, fit, std::move(training),
+                                                           std::move(validation), *ranks));
+    QuietHandle handle(stop);
+    return RunFitJob(job, "", handle);
+  };
+  const absl::Status status = run();
+  ranks->GiveUp(status);
+  return status;
+}
+
+}  // namespace laplaced
