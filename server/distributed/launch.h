@@ -31,10 +31,10 @@ struct Launch {
 };
 
 // Null if the variable is not set.
-using Environment = std::function<const char*(const char* name)>;
+using LaunchVariables = std::function<const char*(const char* name)>;
 
 // One process alone if WORLD_SIZE is not set. INVALID_ARGUMENT names the variable that is missing
 // or wrong.
-absl::StatusOr<Launch> LaunchOf(const Environment& environment);
+absl::StatusOr<Launch> LaunchOf(const LaunchVariables& variables);
 
 }  // namespace laplaced

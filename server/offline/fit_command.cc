@@ -30,7 +30,7 @@ constexpr char kFooter[] =
     "\n"
     "Examples:\n"
     "  laplace-fit --registry /srv/registry resnet20 --train train.npz --validation val.npz\n"
-    "  torchrun --no-python --nproc_per_node 4 laplace-fit --registry /srv/registry resnet50 \\\n"
+    "  torchrun --no_python --nproc_per_node 4 laplace-fit --registry /srv/registry resnet50 \\\n"
     "      --train images.npy,labels.npy --train-rows 0:1200000 --resume";
 
 // As the API's names are spelled.

@@ -6,6 +6,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "server/distributed/gloo_ranks.h"
 #include "server/model/torch_status.h"
 #include "server/observe/log.h"
 #include "server/registry/record_json.h"
@@ -101,15 +102,27 @@ absl::StatusOr<FitRequest> DecodeFitRequest(const std::string& text) {
   return wire.request;
 }
 
+FitCrew::FitCrew(std::unique_ptr<MeetingPoint> meeting, const Timeouts& timeouts)
+    : meeting_(std::move(meeting)), timeouts_(timeouts) {}
+FitCrew::~FitCrew() = default;
+
+absl::StatusOr<std::unique_ptr<FitCrew>> FitCrew::Open(const Launch& launch,
+                                                       const Timeouts& timeouts) {
+  LAPLACED_ASSIGN_OR_RETURN(MeetingPoint meeting, MeetingPoint::Open(launch, timeouts.join));
+  return std::make_unique<FitCrew>(std::make_unique<MeetingPoint>(std::move(meeting)), timeouts);
+}
+
+int64_t FitCrew::size() const { return meeting_->size(); }
+
 absl::Status FitCrew::Fit(const FitRequest& request,
                           const std::function<absl::Status(const Ranks& ranks)>& body) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const int64_t number = fits_ + 1;
-  LAPLACED_RETURN_IF_ERROR(meeting_.Post(JobKey(number), EncodeFitRequest(request)));
-  LAPLACED_RETURN_IF_ERROR(meeting_.Post(kNewest, absl::StrCat(number)));
+  LAPLACED_RETURN_IF_ERROR(meeting_->Post(JobKey(number), EncodeFitRequest(request)));
+  LAPLACED_RETURN_IF_ERROR(meeting_->Post(kNewest, absl::StrCat(number)));
   fits_ = number;
-  LAPLACED_ASSIGN_OR_RETURN(const auto ranks, meeting_.Join(absl::StrCat(JobKey(number), "/"),
-                                                            timeouts_.join, timeouts_.call));
+  LAPLACED_ASSIGN_OR_RETURN(const auto ranks, meeting_->Join(absl::StrCat(JobKey(number), "/"),
+                                                             timeouts_.join, timeouts_.call));
   const absl::Status status = body(*ranks);
   ranks->GiveUp(status);
   return status;
@@ -119,15 +132,15 @@ absl::Status FitCrew::Work(const Repository& repository, const DatasetStore& dat
                            const std::atomic<bool>& stop) {
   // What was made known before this process came is not for it.
   int64_t next = 1;
-  if (const auto newest = meeting_.Await(kNewest, std::chrono::milliseconds(1)); newest.ok()) {
+  if (const auto newest = meeting_->Await(kNewest, std::chrono::milliseconds(1)); newest.ok()) {
     int64_t last = 0;
     if (absl::SimpleAtoi(*newest, &last)) next = last + 1;
   } else if (!absl::IsDeadlineExceeded(newest.status())) {
     return newest.status();
   }
-  LogInfo("waiting for fits", {{"rank", meeting_.rank()}, {"ranks", meeting_.size()}});
+  LogInfo("waiting for fits", {{"rank", meeting_->rank()}, {"ranks", meeting_->size()}});
   while (!stop.load()) {
-    const auto request = meeting_.Await(JobKey(next), kLook);
+    const auto request = meeting_->Await(JobKey(next), kLook);
     if (absl::IsDeadlineExceeded(request.status())) continue;
     if (!request.ok()) return request.status();
     const absl::Status done = TakePart(next, *request, repository, datasets, stop);
@@ -140,8 +153,8 @@ absl::Status FitCrew::Work(const Repository& repository, const DatasetStore& dat
 absl::Status FitCrew::TakePart(int64_t number, const std::string& request,
                                const Repository& repository, const DatasetStore& datasets,
                                const std::atomic<bool>& stop) {
-  LAPLACED_ASSIGN_OR_RETURN(const auto ranks, meeting_.Join(absl::StrCat(JobKey(number), "/"),
-                                                            timeouts_.join, timeouts_.call));
+  LAPLACED_ASSIGN_OR_RETURN(const auto ranks, meeting_->Join(absl::StrCat(JobKey(number), "/"),
+                                                             timeouts_.join, timeouts_.call));
   const auto run = [&]() -> absl::Status {
     LAPLACED_ASSIGN_OR_RETURN(const FitRequest fit, DecodeFitRequest(request));
     LogInfo("fitting", {{"model", absl::StrCat(fit.model, "/", fit.version)},

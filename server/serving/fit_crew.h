@@ -10,18 +10,21 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
-#include <utility>
 
 #include "absl/status/status.h"
-#include "server/distributed/gloo_ranks.h"
-#include "server/linalg/ranks.h"
+#include "absl/status/statusor.h"
+#include "server/distributed/launch.h"
 #include "server/registry/dataset_store.h"
 #include "server/registry/repository.h"
 #include "server/serving/fit_service.h"
 
 namespace laplaced {
+
+class MeetingPoint;
+class Ranks;
 
 class FitCrew {
  public:
@@ -30,11 +33,14 @@ class FitCrew {
     std::chrono::milliseconds call{std::chrono::seconds(300)};  // for the slowest, in every call
   };
 
-  explicit FitCrew(MeetingPoint meeting) : FitCrew(std::move(meeting), Timeouts()) {}
-  FitCrew(MeetingPoint meeting, Timeouts timeouts)
-      : meeting_(std::move(meeting)), timeouts_(timeouts) {}
+  // Where the launcher says. REQUIRES: launch.size > 1. UNAVAILABLE if the meeting point cannot be
+  // reached or opened within timeouts.join.
+  static absl::StatusOr<std::unique_ptr<FitCrew>> Open(const Launch& launch,
+                                                       const Timeouts& timeouts);
+  FitCrew(std::unique_ptr<MeetingPoint> meeting, const Timeouts& timeouts);
+  ~FitCrew();
 
-  int64_t size() const { return meeting_.size(); }
+  int64_t size() const;
 
   // Rank 0: calls the others to the fit of `request`, which names a version, and runs `body` with
   // them. One at a time; others wait. Thread-safe.
@@ -50,7 +56,7 @@ class FitCrew {
   absl::Status TakePart(int64_t number, const std::string& request, const Repository& repository,
                         const DatasetStore& datasets, const std::atomic<bool>& stop);
 
-  const MeetingPoint meeting_;
+  const std::unique_ptr<MeetingPoint> meeting_;
   const Timeouts timeouts_;
   std::mutex mutex_;  // held during a fit
   int64_t fits_ = 0;  // made known so far

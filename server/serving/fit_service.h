@@ -92,12 +92,16 @@ class FitService {
                                                        const std::string& posterior_id) const = 0;
 };
 
-class FitCrew;
-
-// All references must outlive the result. With a `crew`, fits run on all its ranks; updates and
-// calibrations stay on this one.
+// All references must outlive the result.
 std::unique_ptr<FitService> MakeFitService(const Repository& repository,
                                            const DatasetStore& datasets, ModelHost& host,
-                                           Operations& operations, FitCrew* crew = nullptr);
+                                           Operations& operations);
+
+class FitCrew;
+
+// The same with fits on all ranks of the crew; updates and calibrations stay on this one.
+std::unique_ptr<FitService> MakeCrewFitService(const Repository& repository,
+                                               const DatasetStore& datasets, ModelHost& host,
+                                               Operations& operations, FitCrew& crew);
 
 }  // namespace laplaced

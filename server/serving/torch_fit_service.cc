@@ -269,8 +269,14 @@ class TorchFitService : public FitService {
 
 std::unique_ptr<FitService> MakeFitService(const Repository& repository,
                                            const DatasetStore& datasets, ModelHost& host,
-                                           Operations& operations, FitCrew* crew) {
-  return std::make_unique<TorchFitService>(repository, datasets, host, operations, crew);
+                                           Operations& operations) {
+  return std::make_unique<TorchFitService>(repository, datasets, host, operations, nullptr);
+}
+
+std::unique_ptr<FitService> MakeCrewFitService(const Repository& repository,
+                                               const DatasetStore& datasets, ModelHost& host,
+                                               Operations& operations, FitCrew& crew) {
+  return std::make_unique<TorchFitService>(repository, datasets, host, operations, &crew);
 }
 
 }  // namespace laplaced

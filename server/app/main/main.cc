@@ -8,7 +8,6 @@
 // take part in its fits until they are stopped, or until rank 0 has gone (exit code 1).
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -24,7 +23,6 @@
 #include "formats/atomic_file.h"
 #include "server/app/command_line.h"
 #include "server/app/server.h"
-#include "server/distributed/gloo_ranks.h"
 #include "server/distributed/launch.h"
 #include "server/model/torch_runtime.h"
 #include "server/observe/log.h"
@@ -35,7 +33,6 @@ namespace {
 
 constexpr int kCannotStart = 1;
 constexpr int kBadSettings = 2;
-constexpr std::chrono::seconds kMeetingTimeout{60};
 
 // Takes SIGTERM and SIGINT in a thread of its own. Create it before any other thread, which then
 // inherits the blocked mask.
@@ -109,18 +106,21 @@ int Serve(const laplace::v1::ServerConfig& config) {
 
   std::unique_ptr<FitCrew> crew;  // used by the server until it has been destroyed
   if (launch->size > 1) {
-    auto meeting = MeetingPoint::Open(*launch, kMeetingTimeout);
-    if (!meeting.ok()) return Fail(kCannotStart, meeting.status());
-    crew = std::make_unique<FitCrew>(*std::move(meeting));
+    auto opened = FitCrew::Open(*launch, FitCrew::Timeouts());
+    if (!opened.ok()) return Fail(kCannotStart, opened.status());
+    crew = *std::move(opened);
     if (launch->rank != 0) return TakePartInFits(config, *crew, *signals);
   }
 
   ServerBackend backend;
   backend.make_model_host = MakeModelHost;
-  backend.make_fit_service = [&crew](const Repository& repository, const DatasetStore& datasets,
-                                     ModelHost& host, Operations& operations) {
-    return MakeFitService(repository, datasets, host, operations, crew.get());
-  };
+  backend.make_fit_service = MakeFitService;
+  if (crew) {
+    backend.make_fit_service = [&crew](const Repository& repository, const DatasetStore& datasets,
+                                       ModelHost& host, Operations& operations) {
+      return MakeCrewFitService(repository, datasets, host, operations, *crew);
+    };
+  }
   backend.on_compute_thread = InitTorchThread;
   auto server = Server::Start(config, backend);
   if (!server.ok()) return Fail(kCannotStart, server.status());
