@@ -160,7 +160,8 @@ absl::StatusOr<MeetingPoint> MeetingPoint::Open(const Launch& launch, millisecon
     options.port = launch.master_port;
     options.isServer = state->keeps_store;
     options.waitWorkers = false;
-    options.timeout = timeout;
+    // It counts in whole seconds.
+    options.timeout = std::chrono::ceil<std::chrono::seconds>(timeout);
     state->store = c10::make_intrusive<c10d::PrefixStore>(
         absl::StrCat("laplaced/", launch.attempt),
         c10::make_intrusive<c10d::TCPStore>(launch.master_host, options));

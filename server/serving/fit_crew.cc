@@ -19,6 +19,7 @@ constexpr char kNewest[] = "fits";
 constexpr std::chrono::milliseconds kLook{500};  // between looks at `stop`
 
 std::string JobKey(int64_t number) { return absl::StrCat("fit-", number); }
+std::string EndKey(int64_t number) { return absl::StrCat("end-of-fit-", number); }
 
 // A number that may not be there as an array of none or one.
 std::vector<double> ToList(const absl::optional<double>& value) {
@@ -121,20 +122,27 @@ absl::Status FitCrew::Fit(const FitRequest& request,
   LAPLACED_RETURN_IF_ERROR(meeting_->Post(JobKey(number), EncodeFitRequest(request)));
   LAPLACED_RETURN_IF_ERROR(meeting_->Post(kNewest, absl::StrCat(number)));
   fits_ = number;
-  LAPLACED_ASSIGN_OR_RETURN(const auto ranks, meeting_->Join(absl::StrCat(JobKey(number), "/"),
-                                                             timeouts_.join, timeouts_.call));
-  const absl::Status status = body(*ranks);
-  ranks->GiveUp(status);
+  auto ranks = meeting_->Join(absl::StrCat(JobKey(number), "/"), timeouts_.join, timeouts_.call);
+  absl::Status status = ranks.status();
+  if (status.ok()) {
+    status = body(**ranks);
+    (*ranks)->GiveUp(status);
+  }
+  // For ranks that come later.
+  meeting_->Post(EndKey(number), "1").IgnoreError();
   return status;
 }
 
 absl::Status FitCrew::Work(const Repository& repository, const DatasetStore& datasets,
                            const std::atomic<bool>& stop) {
-  // What was made known before this process came is not for it.
+  // A fit that waits for this process to come is for it, one that has ended is not.
+  constexpr std::chrono::milliseconds kNow{1};
   int64_t next = 1;
-  if (const auto newest = meeting_->Await(kNewest, std::chrono::milliseconds(1)); newest.ok()) {
+  if (const auto newest = meeting_->Await(kNewest, kNow); newest.ok()) {
     int64_t last = 0;
-    if (absl::SimpleAtoi(*newest, &last)) next = last + 1;
+    if (absl::SimpleAtoi(*newest, &last)) {
+      next = meeting_->Await(EndKey(last), kNow).ok() ? last + 1 : last;
+    }
   } else if (!absl::IsDeadlineExceeded(newest.status())) {
     return newest.status();
   }
