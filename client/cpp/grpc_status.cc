@@ -6,22 +6,35 @@
 #include "google/rpc/status.pb.h"
 
 namespace laplace::client {
+namespace {
+
+// The stream was reset without a status: a proxy does so when the server behind it is gone in the
+// middle of an answer. gRPC makes CANCELLED or INTERNAL of it; a server that means either says so
+// with a status.
+bool WasReset(const grpc::Status& status) {
+  return (status.error_code() == grpc::StatusCode::CANCELLED ||
+          status.error_code() == grpc::StatusCode::INTERNAL) &&
+         absl::StrContains(status.error_message(), "RST_STREAM");
+}
+
+}  // namespace
 
 absl::Status FromGrpcStatus(const grpc::Status& status, const std::string& target,
                             absl::Duration timeout) {
   if (status.ok()) return absl::OkStatus();
   std::string message = status.error_message();
-  if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+  const grpc::StatusCode code =
+      WasReset(status) ? grpc::StatusCode::UNAVAILABLE : status.error_code();
+  if (code == grpc::StatusCode::UNAVAILABLE) {
     const bool unreachable = absl::StartsWith(message, "failed to connect") ||
                              absl::StartsWith(message, "DNS resolution failed");
     message = unreachable ? absl::StrCat("no server can be reached at ", target,
                                          "; is laplaced running there? (", message, ")")
                           : absl::StrCat("the server at ", target, " is unavailable: ", message);
-  } else if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED &&
-             message == "Deadline Exceeded") {
+  } else if (code == grpc::StatusCode::DEADLINE_EXCEEDED && message == "Deadline Exceeded") {
     message = absl::StrCat("no answer from ", target, " within ", absl::FormatDuration(timeout));
   }
-  absl::Status result(static_cast<absl::StatusCode>(status.error_code()), message);
+  absl::Status result(static_cast<absl::StatusCode>(code), message);
   google::rpc::Status details;
   if (!status.error_details().empty() && details.ParseFromString(status.error_details())) {
     for (const google::protobuf::Any& detail : details.details()) {

@@ -3,8 +3,9 @@
 //
 // Code and message are the server's; each detail of `grpc-status-details-bin` becomes a payload
 // under its type URL. Two outcomes that gRPC itself words for experts are said in terms of the
-// call: an address that does not answer, and a deadline that passed on this side. Free function on
-// values; thread-safe.
+// call: an address that does not answer, and a deadline that passed on this side. A call that ended
+// without any status, because the stream was reset, is UNAVAILABLE. Free function on values;
+// thread-safe.
 #pragma once
 
 #include <grpcpp/support/status.h>

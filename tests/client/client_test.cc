@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "client/cpp/errors.h"
 #include "tests/client/fake_server.h"
+#include "tests/client/resetting_server.h"
 
 namespace laplace::client {
 namespace {
@@ -130,6 +131,20 @@ TEST(Retries, OtherErrorsAreFinal) {
   server.FailNext("ListModels", {grpc::StatusCode::INTERNAL, "bug"});
   EXPECT_FALSE(ConnectTo(server, FastOptions())->ListModels().ok());
   EXPECT_EQ(server.Calls("ListModels"), 1);
+}
+
+// The peer is a proxy whose server is gone, or a server that ended without a word.
+TEST(Retries, ACallThatWasResetWithoutAStatusIsTriedAgain) {
+  constexpr uint8_t kNoError = 0, kInternalError = 2, kCancel = 8;
+  for (const uint8_t code : {kNoError, kInternalError, kCancel}) {
+    ResettingServer server(code);
+    const auto client = Client::Connect(server.address(), FastOptions());
+    ASSERT_TRUE(client.ok()) << client.status();
+    const absl::Status status = (*client)->ListModels().status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("RST_STREAM"));
+    EXPECT_EQ(server.calls(), FastOptions().retry.max_attempts) << int{code};
+  }
 }
 
 TEST(Retries, NeverComeBackEarlierThanTheServerAsked) {

@@ -12,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "client/cpp/client.h"
 #include "tests/client/fake_server.h"
+#include "tests/client/resetting_server.h"
 
 namespace laplace::client {
 namespace {
@@ -458,6 +459,17 @@ TEST(ScoreStream, RefusesRowsInTheRequest) {
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(client->ScoreStream({"digits"}, Rows(1, 1), taker.sink(), {-1}).code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+// As behind a proxy whose server is gone.
+TEST(ScoreStream, TriesAgainAfterAResetWithoutAStatus) {
+  constexpr uint8_t kCancel = 8;
+  ResettingServer server(kCancel);
+  Taker taker;
+  const auto client = ConnectTo(server.address(), FastOptions());
+  const absl::Status status = client->ScoreStream({"digits"}, Rows(6, 3), taker.sink());
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_EQ(server.calls(), FastOptions().retry.max_attempts);
 }
 
 // The process behind the address goes away and comes back while rows are under way.

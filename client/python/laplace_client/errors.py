@@ -61,7 +61,7 @@ class OverloadedError(LaplaceError):
 
 
 class UnavailableError(LaplaceError, ConnectionError):
-    """UNAVAILABLE: the server cannot be reached or is shutting down."""
+    """UNAVAILABLE: the server cannot be reached, is shutting down, or was gone before it had answered."""
 
 
 class DeadlineExceededError(LaplaceError, TimeoutError):
@@ -110,6 +110,10 @@ def from_rpc_error(error: Any, target: str) -> LaplaceError:
             elif kind == "google.rpc.RetryInfo":
                 delay = _RETRY_INFO.FromString(detail.value).retry_delay
                 retry_delay = delay.seconds + delay.nanos / 1e9
+    if code in (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL) and "RST_STREAM" in message:
+        # Reset without a status, by a proxy whose server is gone in the middle of an answer. A server
+        # that means one of these codes says so with a status.
+        code = grpc.StatusCode.UNAVAILABLE
     if code == grpc.StatusCode.UNAVAILABLE:
         message = f"no answer from a laplaced server at {target}: {message}"
     return make_error(code, message, field, retry_delay)

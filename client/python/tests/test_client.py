@@ -7,6 +7,7 @@ import io
 import json
 import math
 import pathlib
+import socket
 import threading
 
 import grpc
@@ -199,6 +200,65 @@ def test_a_server_that_is_away_is_named() -> None:
     with Client("127.0.0.1:1", options) as client:
         with pytest.raises(ConnectionError, match="127.0.0.1:1"):
             client.list_models()
+
+
+class ResettingServer:
+    """A peer that speaks just enough HTTP/2 to take calls and reset each of them without a status, as a
+    proxy does when the server behind it is gone. gRPC's own server ends every call with a status."""
+
+    HEADERS, RST_STREAM, SETTINGS, PING, ACK = 1, 3, 4, 6, 1
+
+    def __init__(self, error_code: int) -> None:
+        self.calls = 0
+        self._error_code = error_code
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve_connection, args=(connection,), daemon=True).start()
+
+    def _serve_connection(self, connection: socket.socket) -> None:
+        def send(kind: int, flags: int, stream: bytes, payload: bytes) -> None:
+            connection.sendall(
+                len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream + payload
+            )
+
+        with connection, connection.makefile("rb") as received:
+            received.read(24)  # the preface
+            send(self.SETTINGS, 0, bytes(4), b"")
+            while len(header := received.read(9)) == 9:
+                payload = received.read(int.from_bytes(header[:3], "big"))
+                kind, ack, stream = header[3], header[4] & self.ACK, header[5:]
+                if kind == self.HEADERS:
+                    self.calls += 1
+                    send(self.RST_STREAM, 0, stream, self._error_code.to_bytes(4, "big"))
+                elif kind in (self.SETTINGS, self.PING) and not ack:
+                    send(kind, self.ACK, bytes(4), payload if kind == self.PING else b"")
+
+
+@pytest.mark.parametrize("error_code", [0, 2, 8])  # NO_ERROR, INTERNAL_ERROR, CANCEL
+def test_calls_and_streams_that_were_reset_are_repeated(error_code: int) -> None:
+    options = ClientOptions(retry=RetryPolicy(max_attempts=3, initial_backoff=0.01))
+    server = ResettingServer(error_code)
+    try:
+        with Client(server.address, options) as client:
+            with pytest.raises(laplace_client.UnavailableError, match="RST_STREAM"):
+                client.predict("mlp", INPUTS)
+            assert server.calls == 3
+            with pytest.raises(laplace_client.UnavailableError, match="RST_STREAM"):
+                next(client.predict_stream("mlp", [INPUTS]))
+            assert server.calls == 6
+    finally:
+        server.close()
 
 
 def test_calls_wait_for_a_server_that_comes_back(server: Server) -> None:
