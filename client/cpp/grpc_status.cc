@@ -8,13 +8,19 @@
 namespace laplace::client {
 namespace {
 
-// The stream was reset without a status: a proxy does so when the server behind it is gone in the
-// middle of an answer. gRPC makes CANCELLED or INTERNAL of it; a server that means either says so
-// with a status.
-bool WasReset(const grpc::Status& status) {
-  return (status.error_code() == grpc::StatusCode::CANCELLED ||
-          status.error_code() == grpc::StatusCode::INTERNAL) &&
-         absl::StrContains(status.error_message(), "RST_STREAM");
+// The call ended without a status: a proxy does so when the server behind it is gone in the middle
+// of an answer. If the stream was reset, gRPC makes CANCELLED or INTERNAL of it, which a server
+// that means them says with a status; else UNKNOWN, which the server never says.
+bool EndedWithoutStatus(const grpc::Status& status) {
+  switch (status.error_code()) {
+    case grpc::StatusCode::UNKNOWN:
+      return true;
+    case grpc::StatusCode::CANCELLED:
+    case grpc::StatusCode::INTERNAL:
+      return absl::StrContains(status.error_message(), "RST_STREAM");
+    default:
+      return false;
+  }
 }
 
 }  // namespace
@@ -24,7 +30,7 @@ absl::Status FromGrpcStatus(const grpc::Status& status, const std::string& targe
   if (status.ok()) return absl::OkStatus();
   std::string message = status.error_message();
   const grpc::StatusCode code =
-      WasReset(status) ? grpc::StatusCode::UNAVAILABLE : status.error_code();
+      EndedWithoutStatus(status) ? grpc::StatusCode::UNAVAILABLE : status.error_code();
   if (code == grpc::StatusCode::UNAVAILABLE) {
     const bool unreachable = absl::StartsWith(message, "failed to connect") ||
                              absl::StartsWith(message, "DNS resolution failed");

@@ -4,7 +4,7 @@
 // Code and message are the server's; each detail of `grpc-status-details-bin` becomes a payload
 // under its type URL. Two outcomes that gRPC itself words for experts are said in terms of the
 // call: an address that does not answer, and a deadline that passed on this side. A call that ended
-// without any status, because the stream was reset, is UNAVAILABLE. Free function on values;
+// without any status is UNAVAILABLE. Free function on values;
 // thread-safe.
 #pragma once
 

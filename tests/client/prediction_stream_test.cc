@@ -12,7 +12,7 @@
 #include "absl/time/clock.h"
 #include "client/cpp/client.h"
 #include "tests/client/fake_server.h"
-#include "tests/client/resetting_server.h"
+#include "tests/client/statusless_server.h"
 
 namespace laplace::client {
 namespace {
@@ -462,14 +462,17 @@ TEST(ScoreStream, RefusesRowsInTheRequest) {
 }
 
 // As behind a proxy whose server is gone.
-TEST(ScoreStream, TriesAgainAfterAResetWithoutAStatus) {
+TEST(ScoreStream, TriesAgainAfterAnEndWithoutAStatus) {
   constexpr uint8_t kCancel = 8;
-  ResettingServer server(kCancel);
-  Taker taker;
-  const auto client = ConnectTo(server.address(), FastOptions());
-  const absl::Status status = client->ScoreStream({"digits"}, Rows(6, 3), taker.sink());
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
-  EXPECT_EQ(server.calls(), FastOptions().retry.max_attempts);
+  for (const absl::optional<uint8_t> code :
+       {absl::optional<uint8_t>(), absl::make_optional(kCancel)}) {
+    StatuslessServer server(code);
+    Taker taker;
+    const auto client = ConnectTo(server.address(), FastOptions());
+    const absl::Status status = client->ScoreStream({"digits"}, Rows(6, 3), taker.sink());
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    EXPECT_EQ(server.calls(), FastOptions().retry.max_attempts) << status;
+  }
 }
 
 // The process behind the address goes away and comes back while rows are under way.

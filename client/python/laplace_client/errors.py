@@ -95,6 +95,15 @@ def make_error(
     return _CLASSES.get(code, LaplaceError)(code, message, field, retry_delay)
 
 
+def _ended_without_status(code: grpc.StatusCode, message: str) -> bool:
+    """A proxy ends a call so when the server behind it is gone in the middle of an answer. If the stream was
+    reset, gRPC makes CANCELLED or INTERNAL of it, which a server that means them says with a status; else
+    UNKNOWN, which the server never says."""
+    if code in (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL):
+        return "RST_STREAM" in message
+    return bool(code == grpc.StatusCode.UNKNOWN)
+
+
 def from_rpc_error(error: Any, target: str) -> LaplaceError:
     """The error of a failed gRPC call to `target`."""
     code, message = error.code(), error.details() or ""
@@ -110,9 +119,7 @@ def from_rpc_error(error: Any, target: str) -> LaplaceError:
             elif kind == "google.rpc.RetryInfo":
                 delay = _RETRY_INFO.FromString(detail.value).retry_delay
                 retry_delay = delay.seconds + delay.nanos / 1e9
-    if code in (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL) and "RST_STREAM" in message:
-        # Reset without a status, by a proxy whose server is gone in the middle of an answer. A server
-        # that means one of these codes says so with a status.
+    if _ended_without_status(code, message):
         code = grpc.StatusCode.UNAVAILABLE
     if code == grpc.StatusCode.UNAVAILABLE:
         message = f"no answer from a laplaced server at {target}: {message}"

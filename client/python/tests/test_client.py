@@ -202,15 +202,20 @@ def test_a_server_that_is_away_is_named() -> None:
             client.list_models()
 
 
-class ResettingServer:
-    """A peer that speaks just enough HTTP/2 to take calls and reset each of them without a status, as a
-    proxy does when the server behind it is gone. gRPC's own server ends every call with a status."""
+class StatuslessServer:
+    """A peer that speaks just enough HTTP/2 to take calls and end each of them without a status, as a proxy
+    does when the server behind it is gone. gRPC's own server ends every call with a status.
 
-    HEADERS, RST_STREAM, SETTINGS, PING, ACK = 1, 3, 4, 6, 1
+    reset_code: calls are reset with it; None: an answer begins and ends.
+    """
 
-    def __init__(self, error_code: int) -> None:
+    DATA, HEADERS, RST_STREAM, SETTINGS, PING = 0, 1, 3, 4, 6
+    ACK, END_STREAM, END_HEADERS = 1, 1, 4
+    ANSWER = b"\x88\x0f\x10\x10application/grpc"  # :status 200 and content-type, in HPACK
+
+    def __init__(self, reset_code: int | None) -> None:
         self.calls = 0
-        self._error_code = error_code
+        self._reset_code = reset_code
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -240,21 +245,26 @@ class ResettingServer:
                 kind, ack, stream = header[3], header[4] & self.ACK, header[5:]
                 if kind == self.HEADERS:
                     self.calls += 1
-                    send(self.RST_STREAM, 0, stream, self._error_code.to_bytes(4, "big"))
+                    if self._reset_code is None:
+                        send(self.HEADERS, self.END_HEADERS, stream, self.ANSWER)
+                        send(self.DATA, self.END_STREAM, stream, b"")
+                    else:
+                        send(self.RST_STREAM, 0, stream, self._reset_code.to_bytes(4, "big"))
                 elif kind in (self.SETTINGS, self.PING) and not ack:
                     send(kind, self.ACK, bytes(4), payload if kind == self.PING else b"")
 
 
-@pytest.mark.parametrize("error_code", [0, 2, 8])  # NO_ERROR, INTERNAL_ERROR, CANCEL
-def test_calls_and_streams_that_were_reset_are_repeated(error_code: int) -> None:
+@pytest.mark.parametrize("reset_code", [None, 0, 2, 8])  # NO_ERROR, INTERNAL_ERROR, CANCEL
+def test_calls_and_streams_that_end_without_a_status_are_repeated(reset_code: int | None) -> None:
     options = ClientOptions(retry=RetryPolicy(max_attempts=3, initial_backoff=0.01))
-    server = ResettingServer(error_code)
+    told = "No status received|Stream removed" if reset_code is None else "RST_STREAM"
+    server = StatuslessServer(reset_code)
     try:
         with Client(server.address, options) as client:
-            with pytest.raises(laplace_client.UnavailableError, match="RST_STREAM"):
+            with pytest.raises(laplace_client.UnavailableError, match=told):
                 client.predict("mlp", INPUTS)
             assert server.calls == 3
-            with pytest.raises(laplace_client.UnavailableError, match="RST_STREAM"):
+            with pytest.raises(laplace_client.UnavailableError, match=told):
                 next(client.predict_stream("mlp", [INPUTS]))
             assert server.calls == 6
     finally:

@@ -1,4 +1,4 @@
-// A peer that speaks just enough HTTP/2 to take calls and reset each of them without a status, as a
+// A peer that speaks just enough HTTP/2 to take calls and end each of them without a status, as a
 // proxy does when the server behind it is gone. gRPC's own server cannot: it ends every call with a
 // status. One connection at a time; ends with the object.
 #pragma once
@@ -8,15 +8,18 @@
 #include <string>
 #include <thread>
 
+#include "absl/types/optional.h"
+
 namespace laplace::client {
 
-class ResettingServer {
+class StatuslessServer {
  public:
-  // `error_code` is one of RFC 9113, section 7.
-  explicit ResettingServer(uint8_t error_code);
-  ~ResettingServer();
-  ResettingServer(const ResettingServer&) = delete;
-  ResettingServer& operator=(const ResettingServer&) = delete;
+  // Resets calls with this code of RFC 9113, section 7; without one it begins an answer and ends
+  // it.
+  explicit StatuslessServer(absl::optional<uint8_t> reset_code);
+  ~StatuslessServer();
+  StatuslessServer(const StatuslessServer&) = delete;
+  StatuslessServer& operator=(const StatuslessServer&) = delete;
 
   const std::string& address() const { return address_; }
   int calls() const { return calls_; }
@@ -25,7 +28,7 @@ class ResettingServer {
   void Serve();
   void ServeConnection(int connection);
 
-  const uint8_t error_code_;
+  const absl::optional<uint8_t> reset_code_;
   std::string address_;
   int listener_ = -1;
   std::atomic<int> connection_{-1};

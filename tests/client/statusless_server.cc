@@ -1,4 +1,4 @@
-#include "tests/client/resetting_server.h"
+#include "tests/client/statusless_server.h"
 
 #include <arpa/inet.h>
 #include <sys/socket.h>
@@ -12,8 +12,8 @@ namespace laplace::client {
 namespace {
 
 // Types and flags of frames, RFC 9113.
-constexpr char kHeaders = 1, kRstStream = 3, kSettings = 4, kPing = 6;
-constexpr char kAck = 1;
+constexpr char kData = 0, kHeaders = 1, kRstStream = 3, kSettings = 4, kPing = 6;
+constexpr char kAck = 1, kEndStream = 1, kEndHeaders = 4;
 constexpr size_t kPrefaceBytes = 24, kFrameHeaderBytes = 9;
 
 // Empty at the end of the connection.
@@ -37,7 +37,7 @@ void Send(int connection, char type, char flags, const std::string& stream,
 
 }  // namespace
 
-ResettingServer::ResettingServer(uint8_t error_code) : error_code_(error_code) {
+StatuslessServer::StatuslessServer(absl::optional<uint8_t> reset_code) : reset_code_(reset_code) {
   listener_ = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
@@ -52,7 +52,7 @@ ResettingServer::ResettingServer(uint8_t error_code) : error_code_(error_code) {
   thread_ = std::thread([this] { Serve(); });
 }
 
-ResettingServer::~ResettingServer() {
+StatuslessServer::~StatuslessServer() {
   stopping_ = true;
   shutdown(listener_, SHUT_RDWR);
   if (const int connection = connection_; connection >= 0) shutdown(connection, SHUT_RDWR);
@@ -60,7 +60,7 @@ ResettingServer::~ResettingServer() {
   close(listener_);
 }
 
-void ResettingServer::Serve() {
+void StatuslessServer::Serve() {
   for (int connection; (connection = accept(listener_, nullptr, nullptr)) >= 0;) {
     connection_ = connection;
     if (!stopping_) ServeConnection(connection);
@@ -69,7 +69,7 @@ void ResettingServer::Serve() {
   }
 }
 
-void ResettingServer::ServeConnection(int connection) {
+void StatuslessServer::ServeConnection(int connection) {
   const std::string whole_connection(4, '\0');
   if (Read(connection, kPrefaceBytes).empty()) return;
   Send(connection, kSettings, 0, whole_connection, "");
@@ -85,7 +85,15 @@ void ResettingServer::ServeConnection(int connection) {
     const std::string stream = header.substr(5);
     if (type == kHeaders) {
       ++calls_;
-      Send(connection, kRstStream, 0, stream, {0, 0, 0, static_cast<char>(error_code_)});
+      if (reset_code_) {
+        Send(connection, kRstStream, 0, stream, {0, 0, 0, static_cast<char>(*reset_code_)});
+      } else {
+        // :status 200, content-type application/grpc, in HPACK.
+        Send(connection, kHeaders, kEndHeaders, stream,
+             "\x88\x0f\x10\x10"
+             "application/grpc");
+        Send(connection, kData, kEndStream, stream, "");
+      }
     } else if (type == kSettings && !ack) {
       Send(connection, kSettings, kAck, whole_connection, "");
     } else if (type == kPing && !ack) {
