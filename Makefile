@@ -5,6 +5,7 @@
 #   make bench    what exact predictives and curvature products cost, beside the usual ways (minutes; wants a quiet machine)
 #   make bench-fit  what debiasing buys: fits of every kind compared on the demo network (minutes; tables in Markdown)
 #   make bench-serving  what a call costs beside bare gRPC, with a model that computes nothing (two minutes)
+#   make test-replicas  two servers behind HAProxy, one of them killed, stopped, unplugged, updated under load (root; three minutes)
 #   make python   the Python client: client/python can be imported, and a wheel stands in build/python
 #   make build    server (build/release/server/app/laplaced) and client (build/release/client/cli/laplace)
 #   make format   rewrites sources with clang-format; make check-format only looks
@@ -23,9 +24,10 @@ TEST_PACKAGES := libgtest-dev libgmock-dev libbenchmark-dev clang-format openssl
 # Of the Python client: its wheel, and its tests with exports, pictures and a browser that shows them.
 PYTHON_PACKAGES := python3-setuptools python3-wheel python3-build
 PYTHON_TEST_PACKAGES := python3-pytest mypy python3-torch python3-matplotlib chromium
+REPLICAS_PACKAGES := haproxy iproute2
 DEMO_PACKAGES := dataset-fashion-mnist python3-sklearn
 
-.PHONY: all build python test bench bench-fit bench-serving demo format check-format clean deps-build deps-demo deps-python deps-test
+.PHONY: all build python test test-replicas bench bench-fit bench-serving demo format check-format clean deps-build deps-demo deps-python deps-replicas deps-test
 
 all: build
 
@@ -60,6 +62,9 @@ deps-test: deps-demo deps-python
 	$(call install,$(PYTHON_TEST_PACKAGES))
 	$(choose_blas)
 
+deps-replicas: deps-demo
+	$(call install,$(REPLICAS_PACKAGES))
+
 deps-demo: deps-build
 	$(call install,$(DEMO_PACKAGES))
 	$(choose_blas)
@@ -76,6 +81,11 @@ python: deps-python
 
 test: deps-test build
 	ctest --preset $(PRESET)
+
+# HAPROXY=FILE takes another HAProxy.
+test-replicas: deps-replicas build
+	cd client/python && /usr/bin/python3 setup.py descriptors
+	PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=client/python /usr/bin/python3 tests/replicas/replicas_test.py $(BUILD)
 
 bench: build
 	$(BUILD)/tests/bench/bench_predictive
