@@ -5,7 +5,7 @@
 #   make bench    what exact predictives and curvature products cost, beside the usual ways (minutes; wants a quiet machine)
 #   make bench-fit  what debiasing buys: fits of every kind compared on the demo network (minutes; tables in Markdown)
 #   make bench-serving  what a call costs beside bare gRPC, with a model that computes nothing (two minutes)
-#   make test-replicas  two servers behind HAProxy, one of them killed, stopped, unplugged, updated under load (root; three minutes)
+#   make test-replicas  two servers behind HAProxy, one of them killed, stopped, unplugged, updated under load (root; three to five minutes)
 #   make python   the Python client: client/python can be imported, and a wheel stands in build/python
 #   make build    server (build/release/server/app/laplaced) and client (build/release/client/cli/laplace)
 #   make format   rewrites sources with clang-format; make check-format only looks
