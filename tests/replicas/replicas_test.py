@@ -315,6 +315,9 @@ class Test:
             begin(server)
             seconds = self.cluster.wait_proxy_says(server, "DOWN")
             say(f"   {server} is DOWN after {seconds:.1f} s")
+            # Not only once the silent server is back.
+            other = SERVERS[1 - SERVERS.index(server)]
+            wait_until(f"the stream goes on at {other}", 5, lambda: self._streams(other) > 0)
             end(server)
             self.cluster.wait_proxy_says(server, "UP")
             self.wait_takes_traffic(server)
