@@ -1,6 +1,7 @@
 // Parameters that meet the batch by broadcasting: sums, products, explicit expansion.
 #include <ATen/ExpandUtils.h>
 #include <torch/csrc/autograd/generated/Functions.h>
+#include <torch/version.h>
 
 #include <algorithm>
 #include <utility>
@@ -132,14 +133,24 @@ CapturedUse SubUse(const UseSite& site) {
 }
 
 CapturedUse PreluUse(const UseSite& site) {
+#if TORCH_VERSION_MAJOR >= 2
+  auto* node = static_cast<generated::PreluKernelBackward0*>(site.node.get());
+#else
   auto* node = static_cast<generated::PreluBackward0*>(site.node.get());
+#endif
   const at::Tensor input = node->self_.unpack();
-  if (site.edge != 1 || site.shape.size() != 1 || input.dim() < 2) return {};
+  if (site.edge != 1 || input.dim() < 2) return {};
+  // The slopes of the channels: [channels] in 1.13; in 2.x, of the input's dimensions already.
+  const int64_t channels = c10::multiply_integers(site.shape);
+  const bool by_channel =
+      site.shape.size() == 1 ||
+      (site.shape.size() == static_cast<size_t>(input.dim()) && site.shape[1] == channels);
+  if (!by_channel) return {};
   CapturedUse made;
   made.layout = LayoutOf(site.order, 1);
   const at::Tensor by_example = SavedByExample(site, input.clamp_max(0), made.layout);
   if (!by_example.defined()) return {};
-  made.use = MakeScaleUse(ChannelShape(site.shape[0], input.dim()), by_example);
+  made.use = MakeScaleUse(ChannelShape(channels, input.dim()), by_example);
   made.macs = NumelPerExample(site, input.sizes());
   return made;
 }

@@ -7,6 +7,7 @@
 #include "server/model/captured_kinds.h"
 #include "server/model/convolution_gradients.h"
 #include "server/model/convolution_node.h"
+#include "server/model/symbolic_int.h"
 
 namespace laplaced {
 namespace {
@@ -194,13 +195,14 @@ CapturedUse UseIn(const UseSite& site) {
     return made;
   }
   if (site.edge != 1) return {};
-  Geometry geometry{weight.sizes().slice(2).vec(), ForEach(node->stride, dims),
-                    ForEach(node->padding, dims), ForEach(node->dilation, dims), node->groups};
+  Geometry geometry{weight.sizes().slice(2).vec(), ForEach(PlainInts(node->stride), dims),
+                    ForEach(PlainInts(node->padding), dims),
+                    ForEach(PlainInts(node->dilation), dims), PlainInt(node->groups)};
   at::Tensor by_example = SavedByExample(site, input, made.layout);
   const at::IntArrayRef spatial = input.sizes().slice(2);
   const int64_t images = input.size(0) / site.examples;
   if (node->transposed) {
-    const std::vector<int64_t> output_padding = ForEach(node->output_padding, dims);
+    const std::vector<int64_t> output_padding = ForEach(PlainInts(node->output_padding), dims);
     for (size_t i = 0; i < geometry.kernel.size(); ++i) {
       // Larger ones make room for windows that see no input.
       if (output_padding[i] >= geometry.stride[i]) return {};

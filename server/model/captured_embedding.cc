@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "server/model/captured_kinds.h"
+#include "server/model/symbolic_int.h"
 
 namespace laplaced {
 namespace {
@@ -69,7 +70,7 @@ CapturedUse EmbeddingUse(const UseSite& site) {
   const at::Tensor by_example = SavedByExample(site, indices, layout);
   if (!by_example.defined()) return {};
   return {std::make_shared<EmbeddingTable>(by_example.reshape({site.examples, -1}).to(at::kLong),
-                                           site.shape[0], node->padding_idx),
+                                           site.shape[0], PlainInt(node->padding_idx)),
           layout, 0};
 }
 

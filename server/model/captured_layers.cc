@@ -28,6 +28,7 @@ CapturedUse MakeParameterUse(const UseSite& site) {
       {"AddBackward0", AddUse},
       {"SubBackward0", SubUse},
       {"PreluBackward0", PreluUse},
+      {"PreluKernelBackward0", PreluUse},
       {"ExpandBackward0", ExpandUse},
       {"RepeatBackward0", RepeatUse},
   };

@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "server/model/symbolic_int.h"
+
 namespace laplaced {
 namespace {
 
@@ -19,13 +21,13 @@ absl::optional<ConvolutionNode> FromNode(Convolution& node) {
   ConvolutionShape& s = result.shape;
   s.in = result.input.size(1);
   s.out = result.weight.size(0);
-  s.groups = node.groups;
+  s.groups = PlainInt(node.groups);
   for (int64_t i = 0; i < dimensions; ++i) {
     const int64_t d = 2 - dimensions + i;
     s.kernel[d] = result.weight.size(2 + i);
-    s.stride[d] = node.stride[i];
-    s.padding[d] = node.padding[i];
-    s.dilation[d] = node.dilation[i];
+    s.stride[d] = PlainInt(node.stride[i]);
+    s.padding[d] = PlainInt(node.padding[i]);
+    s.dilation[d] = PlainInt(node.dilation[i]);
     s.input[d] = result.input.size(2 + i);
     s.output[d] =
         (s.input[d] + 2 * s.padding[d] - s.dilation[d] * (s.kernel[d] - 1) - 1) / s.stride[d] + 1;

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "server/model/graph_nodes.h"
+#include "server/model/symbolic_int.h"
 
 namespace laplaced {
 namespace {
@@ -18,7 +19,7 @@ int64_t PaddingRow(Node& node, const at::Tensor& weight) {
   const auto* leaf =
       dynamic_cast<torch::autograd::AccumulateGrad*>(node.next_edge(0).function.get());
   if (leaf == nullptr || !leaf->variable.is_same(weight)) return -1;
-  return static_cast<torch::autograd::generated::EmbeddingBackward0&>(node).padding_idx;
+  return PlainInt(static_cast<torch::autograd::generated::EmbeddingBackward0&>(node).padding_idx);
 }
 
 }  // namespace
