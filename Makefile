@@ -6,6 +6,7 @@
 #   make bench-fit  what debiasing buys: fits of every kind compared on the demo network (minutes; tables in Markdown)
 #   make bench-serving  what a call costs beside bare gRPC, with a model that computes nothing (two minutes)
 #   make test-replicas  two servers behind HAProxy, one of them killed, stopped, unplugged, updated under load (root; three to five minutes)
+#   make test-image  builds the container images without a container engine and tries them (root; an hour on two cores)
 #   make python   the Python client: client/python can be imported, and a wheel stands in build/python
 #   make build    server (build/release/server/app/laplaced) and client (build/release/client/cli/laplace)
 #   make format   rewrites sources with clang-format; make check-format only looks
@@ -26,8 +27,9 @@ PYTHON_PACKAGES := python3-setuptools python3-wheel python3-build
 PYTHON_TEST_PACKAGES := python3-pytest mypy python3-torch python3-matplotlib chromium
 REPLICAS_PACKAGES := haproxy iproute2
 DEMO_PACKAGES := dataset-fashion-mnist python3-sklearn
+IMAGE_TEST_PACKAGES := buildah debootstrap jq curl iproute2 dataset-fashion-mnist
 
-.PHONY: all build python test test-replicas bench bench-fit bench-serving demo format check-format clean deps-build deps-demo deps-python deps-replicas deps-test
+.PHONY: all build python test test-replicas bench bench-fit bench-serving demo format check-format clean deps-build deps-demo deps-python deps-replicas deps-test test-image
 
 all: build
 
@@ -86,6 +88,9 @@ test: deps-test build
 test-replicas: deps-replicas build
 	cd client/python && /usr/bin/python3 setup.py descriptors
 	PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=client/python /usr/bin/python3 tests/replicas/replicas_test.py $(BUILD)
+test-image:
+	$(call install,$(IMAGE_TEST_PACKAGES))
+	docker/test-image.sh --jobs $(JOBS)
 
 bench: build
 	$(BUILD)/tests/bench/bench_predictive
