@@ -89,23 +89,27 @@ class LimitedStream final : public httplib::Stream {
 // True on the thread that accepts, while it hands on a connection that has no room.
 thread_local bool refusing = false;
 
+// What a queue says of a connection: nothing in httplib 0.11, later whether it was taken.
+using Enqueued = decltype(std::declval<httplib::TaskQueue&>().enqueue(nullptr));
+
 class BoundedPool final : public httplib::TaskQueue {
  public:
   explicit BoundedPool(const HttpLimits& limits)
       : max_waiting_(limits.max_waiting), pool_(limits.threads) {}
 
-  void enqueue(std::function<void()> serve) override {
+  Enqueued enqueue(std::function<void()> serve) override {
     if (waiting_ >= max_waiting_) {
       refusing = true;
       serve();
       refusing = false;
-      return;
+      return static_cast<Enqueued>(true);
     }
     ++waiting_;
     pool_.enqueue([this, serve = std::move(serve)] {
       --waiting_;
       serve();
     });
+    return static_cast<Enqueued>(true);
   }
   void shutdown() override { pool_.shutdown(); }
 
@@ -131,12 +135,25 @@ class LimitedServer final : public httplib::Server {
     bool answered = false;
     if (!refusing) {
       LimitedStream stream(socket, limits_);
-      bool closed = false;
-      answered = process_request(stream, /*close_connection=*/true, closed, nullptr);
+      answered = Answer(&LimitedServer::process_request, stream);
       if (answered) stream.Drain();
     }
     close(socket);
     return answered;
+  }
+
+  // As httplib 0.11 has it, and as later versions do, with addresses that nobody asks for.
+  using Setup = const std::function<void(httplib::Request&)>&;
+  using Process = bool (Server::*)(httplib::Stream&, bool, bool&, Setup);
+  using ProcessWithAddresses = bool (Server::*)(httplib::Stream&, const std::string&, int,
+                                                const std::string&, int, bool, bool&, Setup);
+  bool Answer(Process process, httplib::Stream& stream) {
+    bool closed = false;
+    return (this->*process)(stream, /*close_connection=*/true, closed, nullptr);
+  }
+  bool Answer(ProcessWithAddresses process, httplib::Stream& stream) {
+    bool closed = false;
+    return (this->*process)(stream, "", 0, "", 0, /*close_connection=*/true, closed, nullptr);
   }
 
   const HttpLimits limits_;
