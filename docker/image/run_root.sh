@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs one program in an image's root file system as a container runtime would: as process 1 and the given user, without
-# privileges, on a read-only root, with /proc, five devices and the environment that is given. Nothing else of this
+# privileges, on a read-only root, with /proc, /sys, five devices and the environment that is given. Nothing else of this
 # machine's files can be seen; its network can. As root.
 #
 #   docker/image/run_root.sh ROOT UID:GID [--env NAME=VALUE] [--mount SOURCE:TARGET[:ro]] ... -- PROGRAM ARGUMENT...
@@ -18,6 +18,7 @@ environment=()
 mount --make-rprivate /
 mount --bind "$view" "$view"
 mount -t proc -o nosuid,nodev,noexec proc "$view/proc"
+mount -t sysfs -o ro,nosuid,nodev,noexec sysfs "$view/sys"
 mount -t tmpfs -o mode=755,size=64k tmpfs "$view/dev"
 for device in null zero full random urandom; do
   : >"$view/dev/$device"
