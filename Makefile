@@ -27,7 +27,7 @@ PYTHON_PACKAGES := python3-setuptools python3-wheel python3-build
 PYTHON_TEST_PACKAGES := python3-pytest mypy python3-torch python3-matplotlib chromium
 REPLICAS_PACKAGES := haproxy iproute2
 DEMO_PACKAGES := dataset-fashion-mnist python3-sklearn
-IMAGE_TEST_PACKAGES := buildah debootstrap jq curl iproute2 dataset-fashion-mnist
+IMAGE_TEST_PACKAGES := buildah debootstrap jq curl iproute2 procps python3 dataset-fashion-mnist
 
 .PHONY: all build python test test-replicas bench bench-fit bench-serving demo format check-format clean deps-build deps-demo deps-python deps-replicas deps-test test-image
 

@@ -9,7 +9,7 @@
 #   --jobs N       compilations at the same time (default: one for each processor)
 #   --skip-tests   builds the images without running the project's tests
 #
-# As root. Needs: buildah debootstrap jq curl iproute2, and dataset-fashion-mnist. 12 GB of disk; an hour or more on two
+# As root. Needs: buildah debootstrap jq curl iproute2 procps python3, and dataset-fashion-mnist. 12 GB of disk; an hour or more on two
 # cores, a fraction of it the second time.
 set -euo pipefail
 
@@ -32,8 +32,8 @@ fail() {
 }
 
 [[ $(id -u) == 0 ]] || fail "must run as root"
-for tool in buildah debootstrap jq curl ip; do
-  command -v "$tool" >/dev/null || fail "$tool is missing: apt-get install buildah debootstrap jq curl iproute2"
+for tool in buildah debootstrap jq curl ip pgrep python3; do
+  command -v "$tool" >/dev/null || fail "$tool is missing: apt-get install buildah debootstrap jq curl iproute2 procps python3"
 done
 mkdir -p "$work/tmp"
 work=$(cd "$work" && pwd)
@@ -75,7 +75,8 @@ if ! image inspect localhost/debian:trixie >/dev/null 2>&1; then
 fi
 
 version=$(sed -n 's/^project(laplaced VERSION \([0-9.]*\).*/\1/p' "$repository/CMakeLists.txt")
-revision=$(git -C "$repository" rev-parse HEAD)
+# Sources without a history have no revision.
+revision=$(git -C "$repository" rev-parse HEAD 2>/dev/null || echo unknown)
 # build TARGET RUN_TESTS
 build() {
   echo "== building $1"

@@ -5,11 +5,11 @@
 #
 #   docker/image/run_root.sh ROOT UID:GID [--env NAME=VALUE] [--mount SOURCE:TARGET[:ro]] ... -- PROGRAM ARGUMENT...
 #
-# The exit code is the program's. When this process is killed, so is the program.
+# The exit code is the program's. To end the program before its time, kill it, not this process (it is this one's only child).
 set -euo pipefail
 
 if [[ ${1:-} != --inside ]]; then
-  exec unshare --mount --pid --fork --kill-child -- "$0" --inside "$@"
+  exec unshare --mount --pid --fork -- "$0" --inside "$@"
 fi
 shift
 view=$1 user=$2

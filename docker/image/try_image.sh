@@ -31,6 +31,8 @@ cleanup() {
   local code=$?
   trap - EXIT
   if [[ -n $server_pid ]]; then
+    # The server itself, too, which does not end with what started it.
+    pkill -KILL -P "$server_pid" || true
     kill -KILL "$server_pid" 2>/dev/null || true
     wait "$server_pid" 2>/dev/null || true
   fi
