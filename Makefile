@@ -88,6 +88,7 @@ test: deps-test build
 test-replicas: deps-replicas build
 	cd client/python && /usr/bin/python3 setup.py descriptors
 	PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=client/python /usr/bin/python3 tests/replicas/replicas_test.py $(BUILD)
+
 test-image:
 	$(call install,$(IMAGE_TEST_PACKAGES))
 	docker/test-image.sh --jobs $(JOBS)
