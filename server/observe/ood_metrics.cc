@@ -54,6 +54,28 @@ std::vector<double> BucketBounds(std::vector<double> quantiles) {
   return quantiles;
 }
 
+// Nats of a categorical likelihood are at most a few; variances of a regression have its own unit.
+std::vector<double> HalfDecades() {
+  return {1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03,
+          0.1,  0.3,  1,    3,    10,   30,   100,  300,  1000};
+}
+
+// How many of `values` fall into each of `bounds` and beyond the last. What is no number lies above
+// every bound, as it does above a threshold; the sum is of finite values, because it could never
+// recover from any other.
+void AddValues(const std::vector<double>& bounds, const std::vector<double>& values,
+               Histogram& histogram) {
+  std::vector<double> counts(bounds.size() + 1, 0);
+  double sum = 0;
+  for (const double value : values) {
+    const auto bucket =
+        std::isnan(value) ? bounds.end() : std::lower_bound(bounds.begin(), bounds.end(), value);
+    ++counts[static_cast<size_t>(bucket - bounds.begin())];
+    if (std::isfinite(value)) sum += value;
+  }
+  histogram.ObserveMultiple(counts, sum);
+}
+
 struct Families {
   explicit Families(prometheus::Registry& to)
       : scored(Register(prometheus::BuildCounter(), to, "laplace_ood_scored_total",
@@ -70,7 +92,10 @@ struct Families {
                             "Share of in-distribution examples that calibration aimed to flag")),
         upper(Register(prometheus::BuildGauge(), to, "laplace_ood_calibrated_rate_upper",
                        "Upper end of the 95 % interval for the share of in-distribution examples "
-                       "above the threshold")) {}
+                       "above the threshold")),
+        epistemic(Register(prometheus::BuildHistogram(), to, "laplace_epistemic",
+                           "Epistemic part of predictions: nats, or variance in a regression; "
+                           "mean over the outputs where each has its own")) {}
 
   Family<Counter>& scored;
   Family<Counter>& flagged;
@@ -79,6 +104,7 @@ struct Families {
   Family<Gauge>& window;
   Family<Gauge>& calibrated;
   Family<Gauge>& upper;
+  Family<Histogram>& epistemic;
 };
 
 // The series of one score of one source; they leave the registry with it.
@@ -116,25 +142,10 @@ class Series {
     flagged_.Increment(static_cast<double>(flagged));
     rate_.Set(window_.rate());
     window_size_.Set(window_.size());
-    if (score_ != nullptr) AddScores(sample.values);
+    if (score_ != nullptr) AddValues(bounds_, sample.values, *score_);
   }
 
  private:
-  // What is no number lies above every bound, as it does above the threshold; the sum is of finite
-  // scores, because it could never recover from any other.
-  void AddScores(const std::vector<double>& values) {
-    std::vector<double> counts(bounds_.size() + 1, 0);
-    double sum = 0;
-    for (const double value : values) {
-      const auto bucket = std::isnan(value)
-                              ? bounds_.end()
-                              : std::lower_bound(bounds_.begin(), bounds_.end(), value);
-      ++counts[static_cast<size_t>(bucket - bounds_.begin())];
-      if (std::isfinite(value)) sum += value;
-    }
-    score_->ObserveMultiple(counts, sum);
-  }
-
   Families& families_;
   const std::vector<double> bounds_;
   Counter& scored_;
@@ -147,11 +158,36 @@ class Series {
   RollingWindow window_;
 };
 
+// Of one source; leaves the registry with it.
+class EpistemicSeries {
+ public:
+  EpistemicSeries(Families& families, const Labels& labels)
+      : family_(families.epistemic),
+        bounds_(HalfDecades()),
+        histogram_(family_.Add(labels, bounds_)) {}
+  ~EpistemicSeries() { family_.Remove(&histogram_); }
+  EpistemicSeries(const EpistemicSeries&) = delete;
+  EpistemicSeries& operator=(const EpistemicSeries&) = delete;
+
+  void Add(const std::vector<double>& values) { AddValues(bounds_, values, histogram_); }
+
+ private:
+  Family<Histogram>& family_;
+  const std::vector<double> bounds_;
+  Histogram& histogram_;
+};
+
 struct Source {
   OodSource id;
   Time last_answer;
   std::map<std::string, Series> scores;
+  std::unique_ptr<EpistemicSeries> epistemic;  // null before the first prediction
 };
+
+Labels LabelsOf(const OodSource& id) {
+  return {
+      {"model", id.model}, {"version", std::to_string(id.version)}, {"posterior", id.posterior_id}};
+}
 
 bool SameModel(const OodSource& a, const OodSource& b) {
   return a.model == b.model && a.version == b.version;
@@ -168,16 +204,21 @@ class OodMetrics::Impl {
     Source& source = Touch(id);
     auto found = source.scores.find(sample.score);
     if (found == source.scores.end()) {
-      const Labels labels = {{"model", id.model},
-                             {"version", std::to_string(id.version)},
-                             {"posterior", id.posterior_id},
-                             {"score", sample.score}};
+      Labels labels = LabelsOf(id);
+      labels["score"] = sample.score;
       found = source.scores
                   .emplace(std::piecewise_construct, std::forward_as_tuple(sample.score),
                            std::forward_as_tuple(families_, labels, sample))
                   .first;
     }
     found->second.Add(sample);
+  }
+
+  void ObserveEpistemic(const OodSource& id, const std::vector<double>& values) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_ptr<EpistemicSeries>& series = Touch(id).epistemic;
+    if (series == nullptr) series = std::make_unique<EpistemicSeries>(families_, LabelsOf(id));
+    series->Add(values);
   }
 
  private:
@@ -215,6 +256,10 @@ OodMetrics::~OodMetrics() = default;
 
 void OodMetrics::Observe(const OodSource& source, const OodSample& sample) {
   impl_->Observe(source, sample);
+}
+
+void OodMetrics::ObserveEpistemic(const OodSource& source, const std::vector<double>& values) {
+  impl_->ObserveEpistemic(source, values);
 }
 
 }  // namespace laplaced

@@ -1,4 +1,5 @@
-// How out-of-distribution the examples are that a server sees, beside what calibration promised.
+// How out-of-distribution the examples are that a server sees, beside what calibration promised,
+// and how uncertain its answers.
 //
 // Every series carries the labels model, version, posterior and score:
 //   laplace_ood_scored_total           examples with a verdict
@@ -10,6 +11,10 @@
 //   laplace_ood_window_examples        how many examples that share is of
 //   laplace_ood_calibrated_rate        share of in-distribution data that calibration aimed to flag
 //   laplace_ood_calibrated_rate_upper  upper end of the 95 % interval for it
+// And with the labels model, version and posterior:
+//   laplace_epistemic                  histogram of the epistemic part of predictions, one value
+//   per
+//                                      example; bounds are half decades
 // A threshold and its buckets belong to one posterior, so another posterior of the same model gets
 // series of its own; those of the old one go once it has not answered for kStaleAfter while the new
 // one has. Beyond kMaxSources, the one that has not answered for longest goes. Scores without a
@@ -58,6 +63,8 @@ class OodMetrics {
   ~OodMetrics();
 
   void Observe(const OodSource& source, const OodSample& sample);
+  // `values`: one per example.
+  void ObserveEpistemic(const OodSource& source, const std::vector<double>& values);
 
  private:
   class Impl;

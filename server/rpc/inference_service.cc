@@ -36,14 +36,6 @@ absl::Status InOurFields(const absl::Status& status) {
   return RenameField(status, absl::StrCat("parameters.", field));
 }
 
-void CountVerdictsOf(const PredictionParts& parts, const ServedModel& model,
-                     const Prediction& answer) {
-  CountVerdicts(parts.ood_metrics, model.info(), answer.posterior_id, answer.scores);
-}
-void CountVerdictsOf(const PredictionParts& parts, const ServedModel& model, const Scores& answer) {
-  CountVerdicts(parts.ood_metrics, model.info(), answer.posterior_id, answer.scores);
-}
-
 absl::Status Submit(const PredictionParts& parts, const grpc::CallbackServerContext& call,
                     const inference::ModelInferRequest& message, JobReactor* reactor,
                     inference::ModelInferResponse* response) {
@@ -75,7 +67,7 @@ absl::Status Submit(const PredictionParts& parts, const grpc::CallbackServerCont
               if (status.ok()) {
                 status = FillInference(*request, model->info(), *answer, timing, response);
                 response->set_id(message.id());
-                CountVerdictsOf(parts, *model, *answer);
+                CountAnswer(parts.ood_metrics, model->info(), *answer);
               }
               reactor->End(ToGrpcStatus(status, kModelInfer));
             });

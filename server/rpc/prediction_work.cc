@@ -1,6 +1,7 @@
 #include "server/rpc/prediction_work.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -57,6 +58,33 @@ void FillCommon(const ServedModel& model, const BatchTiming& timing, Response* r
   response->mutable_timing()->set_compute_seconds(timing.compute_seconds);
 }
 
+void CountVerdicts(OodMetrics& metrics, const OodSource& source,
+                   const std::vector<ScoreValues>& scores) {
+  for (const ScoreValues& score : scores) {
+    if (score.calibration == nullptr) continue;
+    const OodThresholdRecord& calibration = *score.calibration;
+    std::vector<bool> flagged;
+    flagged.reserve(score.values.size());
+    for (const double value : score.values) flagged.push_back(IsOod(value, calibration.threshold));
+    metrics.Observe(source,
+                    {score.name, score.values, std::move(flagged), calibration.target_id_rate,
+                     calibration.rate_upper, calibration.id_quantiles});
+  }
+}
+
+// [B]: the mean over the outputs where each has an epistemic part of its own.
+std::vector<double> EpistemicOfExamples(const Prediction& answer) {
+  const auto examples = static_cast<size_t>(answer.batch);
+  const size_t outputs = examples == 0 ? 0 : answer.epistemic.size() / examples;
+  std::vector<double> means;
+  if (outputs == 0) return means;
+  means.reserve(examples);
+  for (auto row = answer.epistemic.begin(); means.size() < examples; row += outputs) {
+    means.push_back(std::accumulate(row, row + outputs, 0.0) / static_cast<double>(outputs));
+  }
+  return means;
+}
+
 }  // namespace
 
 absl::Status CheckAnswerable(const PredictionParts& parts, const ServedModel& model,
@@ -71,25 +99,21 @@ absl::Status CheckAnswerable(const PredictionParts&, const ServedModel& model,
   return model.Validate(inputs, options);
 }
 
-void CountVerdicts(OodMetrics& metrics, const ModelInfo& model, const std::string& posterior_id,
-                   const std::vector<ScoreValues>& scores) {
-  for (const ScoreValues& score : scores) {
-    if (score.calibration == nullptr) continue;
-    const OodThresholdRecord& calibration = *score.calibration;
-    std::vector<bool> flagged;
-    flagged.reserve(score.values.size());
-    for (const double value : score.values) flagged.push_back(IsOod(value, calibration.threshold));
-    metrics.Observe({model.name, model.version, posterior_id},
-                    {score.name, score.values, std::move(flagged), calibration.target_id_rate,
-                     calibration.rate_upper, calibration.id_quantiles});
-  }
+void CountAnswer(OodMetrics& metrics, const ModelInfo& model, const Prediction& answer) {
+  const OodSource source{model.name, model.version, answer.posterior_id};
+  CountVerdicts(metrics, source, answer.scores);
+  metrics.ObserveEpistemic(source, EpistemicOfExamples(answer));
+}
+
+void CountAnswer(OodMetrics& metrics, const ModelInfo& model, const Scores& answer) {
+  CountVerdicts(metrics, {model.name, model.version, answer.posterior_id}, answer.scores);
 }
 
 void FillAnswer(const PredictionParts& parts, const ServedModel& model, const Prediction& answer,
                 const BatchTiming& timing, v1::PredictResponse* response) {
   FillPrediction(answer, response);
   FillCommon(model, timing, response);
-  CountVerdicts(parts.ood_metrics, model.info(), answer.posterior_id, answer.scores);
+  CountAnswer(parts.ood_metrics, model.info(), answer);
 }
 
 void FillAnswer(const PredictionParts& parts, const ServedModel& model, const Scores& answer,
@@ -98,7 +122,7 @@ void FillAnswer(const PredictionParts& parts, const ServedModel& model, const Sc
   FillVariance(answer.variance, response);
   for (const ScoreValues& score : answer.scores) FillScore(score, response->add_ood_scores());
   FillCommon(model, timing, response);
-  CountVerdicts(parts.ood_metrics, model.info(), answer.posterior_id, answer.scores);
+  CountAnswer(parts.ood_metrics, model.info(), answer);
 }
 
 }  // namespace laplaced

@@ -37,11 +37,11 @@ absl::Status CheckAnswerable(const PredictionParts& parts, const ServedModel& mo
 absl::Status CheckAnswerable(const PredictionParts& parts, const ServedModel& model,
                              const ArrayView& inputs, const ScoreOptions& options);
 
-// Counts the verdicts of an answer.
-void CountVerdicts(OodMetrics& metrics, const ModelInfo& model, const std::string& posterior_id,
-                   const std::vector<ScoreValues>& scores);
+// Counts the verdicts of an answer, and how uncertain a prediction is.
+void CountAnswer(OodMetrics& metrics, const ModelInfo& model, const Prediction& answer);
+void CountAnswer(OodMetrics& metrics, const ModelInfo& model, const Scores& answer);
 
-// Fills a response that is empty and counts the verdicts.
+// Fills a response that is empty and counts the answer.
 void FillAnswer(const PredictionParts& parts, const ServedModel& model, const Prediction& answer,
                 const BatchTiming& timing, laplace::v1::PredictResponse* response);
 void FillAnswer(const PredictionParts& parts, const ServedModel& model, const Scores& answer,

@@ -61,6 +61,7 @@ TEST(OodMetricsTest, NamesTypesAndLabelsAreTheseAndNoOthers) {
   Metrics metrics;
   OodMetrics ood(metrics);
   Observe(ood, {-2, 1});
+  ood.ObserveEpistemic(kNet, {0.1});
   std::set<std::string> types, names, labels;
   std::istringstream lines(metrics.Text());
   for (std::string line; std::getline(lines, line);) {
@@ -72,14 +73,15 @@ TEST(OodMetricsTest, NamesTypesAndLabelsAreTheseAndNoOthers) {
       labels.insert(part.substr(0, part.find('=')));
     }
   }
-  EXPECT_THAT(
-      types, testing::ElementsAre("laplace_ood_calibrated_rate gauge",
-                                  "laplace_ood_calibrated_rate_upper gauge",
-                                  "laplace_ood_flagged_total counter", "laplace_ood_rate gauge",
-                                  "laplace_ood_score histogram", "laplace_ood_scored_total counter",
-                                  "laplace_ood_window_examples gauge"));
+  EXPECT_THAT(types,
+              testing::ElementsAre(
+                  "laplace_epistemic histogram", "laplace_ood_calibrated_rate gauge",
+                  "laplace_ood_calibrated_rate_upper gauge", "laplace_ood_flagged_total counter",
+                  "laplace_ood_rate gauge", "laplace_ood_score histogram",
+                  "laplace_ood_scored_total counter", "laplace_ood_window_examples gauge"));
   EXPECT_THAT(names,
-              testing::ElementsAre("laplace_ood_calibrated_rate",
+              testing::ElementsAre("laplace_epistemic_bucket", "laplace_epistemic_count",
+                                   "laplace_epistemic_sum", "laplace_ood_calibrated_rate",
                                    "laplace_ood_calibrated_rate_upper", "laplace_ood_flagged_total",
                                    "laplace_ood_rate", "laplace_ood_score_bucket",
                                    "laplace_ood_score_count", "laplace_ood_score_sum",
@@ -131,6 +133,27 @@ TEST(OodMetricsTest, WhatIsNoNumberIsFarOutAndSpoilsNoSum) {
   EXPECT_EQ(Bucket(metrics, "+Inf"), 4);
   EXPECT_EQ(ValueOf(metrics, "laplace_ood_score_sum", Labels()), 1);
   EXPECT_EQ(ValueOf(metrics, "laplace_ood_flagged_total", Labels()), 3);
+}
+
+TEST(OodMetricsTest, EpistemicPartsFallIntoHalfDecades) {
+  Metrics metrics;
+  OodMetrics ood(metrics);
+  const double infinity = std::numeric_limits<double>::infinity();
+  ood.ObserveEpistemic(kNet, {0, 0.1, 0.2, std::nan("")});
+  ood.ObserveEpistemic(kNet, {0.3, infinity});
+  const auto labels = [](const std::string& more) {
+    return absl::StrCat("{model=\"net\",posterior=\"p-1\",version=\"1\"", more, "}");
+  };
+  const auto bucket = [&](const std::string& bound) {
+    return ValueOf(metrics, "laplace_epistemic_bucket",
+                   labels(absl::StrCat(",le=\"", bound, "\"")));
+  };
+  EXPECT_EQ(bucket("0.03"), 1);
+  EXPECT_EQ(bucket("0.1"), 2);
+  EXPECT_EQ(bucket("0.3"), 4);
+  EXPECT_EQ(bucket("1000"), 4);
+  EXPECT_EQ(bucket("+Inf"), 6);
+  EXPECT_NEAR(ValueOf(metrics, "laplace_epistemic_sum", labels("")), 0.6, 1e-12);
 }
 
 TEST(OodMetricsTest, NoHistogramWithoutQuantiles) {
