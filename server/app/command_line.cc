@@ -1,11 +1,13 @@
 #include "server/app/command_line.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <map>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "formats/file_handle.h"
@@ -27,7 +29,7 @@ constexpr char kPrecedence[] =
     "Each setting may also stand in the JSON file of --config, under its name with '_', or in the\n"
     "environment as LAPLACED_<NAME> in capitals. A flag wins over the environment, the "
     "environment\n"
-    "over the file.\n\n"
+    "over the file. Flags may be written with '_' for '-' too.\n\n"
     "Example: laplaced --registry /var/lib/laplaced --listen 0.0.0.0:8033\n";
 
 struct SettingHelp {
@@ -76,12 +78,22 @@ const std::map<std::string, SettingHelp>& Help() {
       {"max_model_bytes",
        {"BYTES", "Size of all loaded models and their posteriors together; 0 has no limit"}},
       {"max_datasets_bytes", {"BYTES", "Size of all uploaded data sets; 0 has no limit"}},
+      {"model_name",
+       {"NAME", "Serve the only model of the registry, or of a plain model folder, by this name"}},
   };
   return *help;
 }
 
 std::string FlagName(const pb::FieldDescriptor& field) {
   return absl::StrCat("--", absl::StrReplaceAll(field.name(), {{"_", "-"}}));
+}
+
+// KServe and others write --model_name.
+std::string WithDashes(absl::string_view argument) {
+  if (!absl::StartsWith(argument, "--")) return std::string(argument);
+  const size_t end = std::min(argument.find('='), argument.size());
+  return absl::StrCat(absl::StrReplaceAll(argument.substr(0, end), {{"_", "-"}}),
+                      argument.substr(end));
 }
 
 std::string VariableName(const pb::FieldDescriptor& field) {
@@ -122,7 +134,10 @@ class Flags {
   // `output` is set, and nothing else, if help was asked for.
   absl::Status Parse(int argc, const char* const* argv, std::string* output) {
     try {
-      app_.parse(argc, argv);
+      // The last one first, which is what CLI11 asks for.
+      std::vector<std::string> arguments;
+      for (int i = argc - 1; i > 0; --i) arguments.push_back(WithDashes(argv[i]));
+      app_.parse(std::move(arguments));
     } catch (const CLI::CallForHelp&) {
       *output = app_.help();
     } catch (const CLI::ParseError& error) {

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/app/model_selection.h"
 #include "server/observe/log.h"
+#include "server/registry/repository.h"
 #include "server/rpc/server_credentials.h"
 #include "server/rpc/token_table.h"
 
@@ -104,6 +105,16 @@ absl::Status CheckHttpListen(const std::string& listen) {
                           listen);
 }
 
+absl::Status CheckModelName(const ServerConfig& config) {
+  if (config.model_name().empty()) return absl::OkStatus();
+  if (!config.read_only()) {
+    return BadSetting("model_name", "read_only beside it", "a registry that is written to");
+  }
+  const absl::Status status = ValidateName("model_name", config.model_name());
+  if (status.ok()) return status;
+  return absl::InvalidArgumentError(status.message());
+}
+
 // Which settings of TLS and tokens go together, and whether their files can be used.
 absl::Status CheckCredentials(const ServerConfig& config) {
   const bool cert = !config.tls_cert().empty(), key = !config.tls_key().empty();
@@ -161,6 +172,7 @@ ServerConfig DefaultConfig() {
   config.set_registry_poll_seconds(5);
   config.set_max_model_bytes(0);
   config.set_max_datasets_bytes(0);
+  config.set_model_name("");
   return config;
 }
 
@@ -225,6 +237,7 @@ absl::Status ValidateConfig(const ServerConfig& config) {
   absl::Status status = CheckListen(config.listen());
   if (status.ok()) status = CheckHttpListen(config.http_listen());
   if (status.ok()) status = ParseModelSelection(config.load()).status();
+  if (status.ok()) status = CheckModelName(config);
   if (status.ok()) status = CheckNumbers(config);
   if (!status.ok()) return status;
   status = CheckCredentials(config);

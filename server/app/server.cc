@@ -137,7 +137,9 @@ absl::StatusOr<Registry> OpenRegistry(const ServerConfig& config) {
     lock = *std::move(taken);
   }
   absl::StatusOr<Repository> repository =
-      read_only ? Repository::OpenReadOnly(root) : Repository::Open(root);
+      !config.model_name().empty() ? Repository::OpenSingleModel(root, config.model_name())
+      : read_only                  ? Repository::OpenReadOnly(root)
+                                   : Repository::Open(root);
   if (!repository.ok()) return repository.status();
   const std::string folder = repository->OperationsFolder();
   std::vector<std::string> damaged;
@@ -188,7 +190,7 @@ struct Server::Parts {
             {*host, batcher, ood_metrics, *guard, ledger, config.max_message_bytes()}),
         inference_service(
             {*host, batcher, ood_metrics, *guard, ledger, config.max_message_bytes()},
-            [this] { return not_ready == nullptr; }, LAPLACED_VERSION) {
+            [this] { return NotReady().empty(); }, LAPLACED_VERSION) {
     AddProcessMetrics(metrics);
     AddServerMetrics(operations, *host, LAPLACED_VERSION, metrics);
   }
@@ -210,6 +212,9 @@ struct Server::Parts {
     return options;
   }
 
+  // Why calls cannot be made; empty while they can. One model that must answer and does not is a
+  // reason too.
+  std::string NotReady() const;
   absl::Status ListenHttp();
   absl::Status Listen();
   void Announce();
@@ -242,7 +247,7 @@ struct Server::Parts {
   OodMetrics ood_metrics;
   PredictionService prediction_service;
   InferenceService inference_service;
-  // Why calls cannot be made; null while they can. Texts are literals.
+  // Why no call can be made; null while they can. Texts are literals.
   std::atomic<const char*> not_ready{"starting, models are being loaded"};
   std::unique_ptr<HttpEndpoint> http;
   std::unique_ptr<grpc::Server> server;
@@ -251,14 +256,23 @@ struct Server::Parts {
   std::mutex stop_mutex;
 };
 
+std::string Server::Parts::NotReady() const {
+  if (const char* reason = not_ready) return reason;
+  const std::string& name = config.model_name();
+  if (name.empty()) return "";
+  const auto model = host->PinToAnswer(name, 0);
+  if (!model.ok()) return absl::StrCat("the model ", name, " is not loaded; the log says why");
+  if ((*model)->posterior_id().empty()) {
+    return absl::StrCat("the model ", name, " has no active posterior");
+  }
+  return "";
+}
+
 absl::Status Server::Parts::ListenHttp() {
   if (config.http_listen() == kNoHttp) return absl::OkStatus();
   HttpHandlers handlers;
   handlers.metrics = [this] { return metrics.Text(); };
-  handlers.not_ready = [this] {
-    const char* reason = not_ready;
-    return std::string(reason == nullptr ? "" : reason);
-  };
+  handlers.not_ready = [this] { return NotReady(); };
   auto opened = HttpEndpoint::Create(config.http_listen(), std::move(handlers));
   if (!opened.ok()) {
     return absl::Status(opened.status().code(),

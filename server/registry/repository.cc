@@ -12,6 +12,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -78,6 +79,17 @@ absl::StatusOr<std::vector<int64_t>> Versions(const std::string& model_folder) {
   return versions;
 }
 
+// Sorted names of the folders below `models` that can be those of models.
+absl::StatusOr<std::vector<std::string>> ModelNames(const std::string& models) {
+  absl::StatusOr<std::vector<std::string>> names = ListFolder(models);
+  if (!names.ok()) return names.status();
+  const auto other = [&](const std::string& name) {
+    return !IsValidName(name) || !IsFolder(Join(models, name));
+  };
+  names->erase(std::remove_if(names->begin(), names->end(), other), names->end());
+  return names;
+}
+
 absl::Status CheckWritable(const std::string& folder) {
   if (access(folder.c_str(), R_OK | W_OK | X_OK) == 0) return absl::OkStatus();
   return absl::ErrnoToStatus(errno, absl::StrCat("registry folder ", folder, " cannot be written"));
@@ -96,8 +108,7 @@ absl::StatusOr<Repository> Repository::Open(const std::string& root) {
   absl::StatusOr<std::vector<ModelVersion>> models = repository.ListModels();
   if (!models.ok()) return models.status();
   for (const ModelVersion& model : *models) {
-    const std::string folder =
-        Join(repository.ModelsFolder(), absl::StrCat(model.name, "/", model.version));
+    const std::string folder = repository.FolderOf(model);
     if (absl::Status status = RemoveTemporaries(folder); !status.ok()) return status;
     absl::Status status = RemoveTemporaries(Join(folder, kPosteriorsFolder));
     if (!status.ok()) return status;
@@ -117,14 +128,47 @@ absl::StatusOr<Repository> Repository::OpenReadOnly(const std::string& root) {
   return repository;
 }
 
+absl::StatusOr<Repository> Repository::OpenSingleModel(const std::string& root,
+                                                       const std::string& name) {
+  absl::Status status = ValidateName("name", name);
+  if (!status.ok()) return status;
+  absl::StatusOr<Repository> repository = OpenReadOnly(root);
+  if (!repository.ok()) return repository.status();
+  SingleModel& single = repository->single_;
+  single.name = name;
+  single.folder = root;
+  single.is_version = IsFile(Join(root, kCheckpointFile));
+  if (single.is_version) return repository;
+  const absl::StatusOr<std::vector<int64_t>> versions = Versions(root);
+  if (!versions.ok()) return versions.status();
+  if (!versions->empty()) return repository;
+  const absl::StatusOr<std::vector<std::string>> names = ModelNames(repository->ModelsFolder());
+  if (!names.ok()) return names.status();
+  if (std::find(names->begin(), names->end(), name) != names->end()) {
+    single.folder = Join(repository->ModelsFolder(), name);
+  } else if (names->size() == 1) {
+    single.folder = Join(repository->ModelsFolder(), names->front());
+  } else if (names->empty()) {
+    return absl::NotFoundError(
+        absl::StrCat("registry: expected the model '", name, "' in ", root,
+                     ", as model.pt and model.json, as <version>/model.pt or as a registry with "
+                     "models/<name>/<version>/model.pt; got none of them"));
+  } else {
+    return absl::FailedPreconditionError(
+        absl::StrCat("registry: expected one model, or one that is called '", name, "', in ", root,
+                     "/models; got ", absl::StrJoin(*names, ", ")));
+  }
+  return repository;
+}
+
 absl::StatusOr<std::vector<ModelVersion>> Repository::ListModels() const {
-  absl::StatusOr<std::vector<std::string>> names = ListFolder(ModelsFolder());
+  absl::StatusOr<std::vector<std::string>> names = std::vector<std::string>{single_.name};
+  if (single_.name.empty()) names = ModelNames(ModelsFolder());
   if (!names.ok()) return names.status();
   std::vector<ModelVersion> models;
   for (const std::string& name : *names) {
-    const std::string folder = Join(ModelsFolder(), name);
-    if (!IsValidName(name) || !IsFolder(folder)) continue;
-    absl::StatusOr<std::vector<int64_t>> versions = Versions(folder);
+    absl::StatusOr<std::vector<int64_t>> versions = VersionsOf(name);
+    if (absl::IsNotFound(versions.status())) continue;
     if (!versions.ok()) return versions.status();
     for (int64_t version : *versions) models.push_back({name, version});
   }
@@ -133,11 +177,7 @@ absl::StatusOr<std::vector<ModelVersion>> Repository::ListModels() const {
 
 absl::StatusOr<int64_t> Repository::LatestVersion(const std::string& name) const {
   if (absl::Status status = ValidateName("name", name); !status.ok()) return status;
-  const std::string folder = Join(ModelsFolder(), name);
-  if (!IsFolder(folder)) {
-    return absl::NotFoundError(absl::StrCat("there is no model '", name, "' in the registry"));
-  }
-  absl::StatusOr<std::vector<int64_t>> versions = Versions(folder);
+  absl::StatusOr<std::vector<int64_t>> versions = VersionsOf(name);
   if (!versions.ok()) return versions.status();
   if (versions->empty()) {
     return absl::NotFoundError(absl::StrCat("model '", name, "' has no version in the registry"));
@@ -150,8 +190,8 @@ absl::StatusOr<std::string> Repository::ModelFolder(const ModelVersion& model) c
   if (model.version < 1) {
     return FieldError("version", absl::StrCat("expected a positive number, got ", model.version));
   }
-  const std::string folder = Join(ModelsFolder(), absl::StrCat(model.name, "/", model.version));
-  if (!IsFolder(folder)) {
+  const std::string folder = FolderOf(model);
+  if (folder.empty() || !IsFolder(folder)) {
     return absl::NotFoundError(absl::StrCat("there is no version ", model.version, " of model '",
                                             model.name, "' in the registry"));
   }
@@ -236,6 +276,27 @@ absl::StatusOr<int64_t> Repository::BytesOf(const ModelVersion& model,
     bytes += FileBytes(entry->path().string());
   }
   return bytes;
+}
+
+std::string Repository::FolderOf(const std::string& name) const {
+  if (single_.name.empty()) return Join(ModelsFolder(), name);
+  return name == single_.name ? single_.folder : "";
+}
+
+std::string Repository::FolderOf(const ModelVersion& model) const {
+  const std::string folder = FolderOf(model.name);
+  if (folder.empty()) return "";
+  if (single_.is_version) return model.version == 1 ? folder : "";
+  return Join(folder, absl::StrCat(model.version));
+}
+
+absl::StatusOr<std::vector<int64_t>> Repository::VersionsOf(const std::string& name) const {
+  const std::string folder = FolderOf(name);
+  if (folder.empty() || !IsFolder(folder)) {
+    return absl::NotFoundError(absl::StrCat("there is no model '", name, "' in the registry"));
+  }
+  if (single_.is_version) return std::vector<int64_t>{1};
+  return Versions(folder);
 }
 
 std::string Repository::ModelsFolder() const { return Join(root_, "models"); }

@@ -11,7 +11,8 @@
 // FieldError, without a path in it. Symbolic links inside the registry are followed: whoever can
 // write there can place checkpoints anyway. One process at a time may write to a registry, the one
 // that holds its RegistryLock: Open removes the temporary files of the one before. Any number may
-// read it. Thread-safe: holds only the root; all state is on disk.
+// read it. A folder of a single model, as other systems hand it over, can be read as if it were a
+// registry (OpenSingleModel). Thread-safe: holds only names; all state is on disk.
 #pragma once
 
 #include <cstdint>
@@ -40,6 +41,15 @@ class Repository {
   // but that the root is a folder. Folders that are missing count as empty. Errors: NOT_FOUND,
   // INVALID_ARGUMENT (not a folder), PERMISSION_DENIED and the like.
   static absl::StatusOr<Repository> OpenReadOnly(const std::string& root);
+
+  // To read one model, which answers to `name` whatever its folder is called. `root` holds
+  //   model.pt                     the folder of its version 1, or
+  //   1/model.pt, 2/model.pt, ...  its versions, or
+  //   models/...                   a registry: its model of that name, else the only one it has.
+  // Errors: those of OpenReadOnly; NOT_FOUND (no model), FAILED_PRECONDITION (several models, none
+  // of that name).
+  static absl::StatusOr<Repository> OpenSingleModel(const std::string& root,
+                                                    const std::string& name);
 
   const std::string& root() const { return root_; }
 
@@ -82,10 +92,23 @@ class Repository {
   std::string OperationsFolder() const;
 
  private:
+  // Of OpenSingleModel.
+  struct SingleModel {
+    std::string name;  // empty: the folders are those of a registry
+    std::string folder;
+    bool is_version = false;  // whether `folder` is that of version 1, or of all versions
+  };
+
   explicit Repository(std::string root) : root_(std::move(root)) {}
   std::string ModelsFolder() const;
+  // Whether they exist or not. REQUIRES: a valid name.
+  std::string FolderOf(const std::string& name) const;
+  std::string FolderOf(const ModelVersion& model) const;
+  // Sorted. NOT_FOUND if there is no such model.
+  absl::StatusOr<std::vector<int64_t>> VersionsOf(const std::string& name) const;
 
   std::string root_;
+  SingleModel single_;
 };
 
 // "p-20260102t030405.678z-1a2b3c": sorts by time, valid as a name. `prefix` is "p" or "op". Unique

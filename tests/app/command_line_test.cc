@@ -77,6 +77,17 @@ TEST(CommandLineTest, EveryFieldCanBeSetByFlagAndEnvironment) {
   }
 }
 
+TEST(CommandLineTest, FlagsMayBeWrittenWithUnderscores) {
+  const auto parsed = Parse({"--registry=/a_b", "--model_name=a_b", "--read_only", "--http_listen",
+                             "a_b:1", "--load=c_d"});
+  ASSERT_THAT(parsed, IsOk());
+  EXPECT_EQ(parsed->config.registry(), "/a_b");
+  EXPECT_EQ(parsed->config.model_name(), "a_b");
+  EXPECT_TRUE(parsed->config.read_only());
+  EXPECT_EQ(parsed->config.http_listen(), "a_b:1");
+  EXPECT_EQ(parsed->config.load(), "c_d");
+}
+
 TEST(CommandLineTest, BadTextNamesItsSource) {
   EXPECT_THAT(Parse({"--registry=/r", "--max-queue", "many"}),
               StatusIs(absl::StatusCode::kInvalidArgument,

@@ -74,6 +74,12 @@ TEST(ConfigTest, BadSettingsAreNamedWithExpectedAndGot) {
       {[](auto& c) { c.set_max_concurrent_fits(65); }, "max_concurrent_fits", "to 64", "got 65"},
       {[](auto& c) { c.set_drain_seconds(-1); }, "drain_seconds", "from 0", "got -1"},
       {[](auto& c) { c.set_drain_seconds(std::nan("")); }, "drain_seconds", "from 0", "got nan"},
+      {[](auto& c) { c.set_model_name("net"); }, "model_name", "read_only", "written to"},
+      {[](auto& c) {
+         c.set_read_only(true);
+         c.set_model_name("a/b");
+       },
+       "model_name", "", "a/b"},
       {[](auto& c) { c.set_log_level("loud"); }, "log_level", "debug, info", "got 'loud'"},
   };
   for (const BadSetting& bad : bad_settings) {

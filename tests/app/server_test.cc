@@ -2,6 +2,7 @@
 
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
+#include <inference/grpc_predict_v2.grpc.pb.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -272,6 +273,34 @@ TEST(ServerTest, ReadyOverHttpFollowsHealth) {
   gate.Open();
   stop.join();
   EXPECT_EQ(HttpGet(address, "/v2/health/live").status, 0);
+}
+
+TEST(ServerTest, IsReadyForOneModelOnceItAnswersWithAPosterior) {
+  struct Case {
+    std::string name;
+    int status;
+    std::string body;
+  };
+  for (const Case& c : {Case{"net", 200, ""}, Case{"bare", 503, "bare has no active posterior"},
+                        Case{"other", 503, "other is not loaded"}}) {
+    TempFolder folder;
+    folder.Write("model.pt", "");
+    v1::ServerConfig changes;
+    changes.set_registry(folder.path());
+    changes.set_read_only(true);
+    changes.set_model_name(c.name);
+    TestServer server(changes);
+    const auto ready = HttpGet(server.server->http_address(), "/v2/health/ready");
+    EXPECT_EQ(ready.status, c.status) << c.name;
+    EXPECT_THAT(ready.body, HasSubstr(c.body));
+    EXPECT_EQ(HttpGet(server.server->http_address(), "/v2/health/live").status, 200);
+    auto inference = inference::GRPCInferenceService::NewStub(server.channel);
+    inference::ServerReadyResponse answer;
+    const auto called = Call(*inference, &inference::GRPCInferenceService::Stub::ServerReady,
+                             inference::ServerReadyRequest(), &answer);
+    ASSERT_TRUE(called.ok()) << called.error_message();
+    EXPECT_EQ(answer.ready(), c.status == 200) << c.name;
+  }
 }
 
 // The address of the HTTP port, as it stands in a log.

@@ -130,6 +130,70 @@ TEST_F(RepositoryTest, LetsNoNameLeaveItsFolder) {
   EXPECT_THAT(NamesIn(root_ + "/models/a/1"), ElementsAre());
 }
 
+// "net/1=/folder net/2=/folder", relative to `root`.
+std::string Served(const absl::StatusOr<Repository>& repository, const std::string& root) {
+  if (!repository.ok()) return std::string(repository.status().message());
+  std::string served;
+  const absl::StatusOr<std::vector<ModelVersion>> models = repository->ListModels();
+  for (const ModelVersion& model : *models) {
+    const std::string folder = *repository->ModelFolder(model);
+    absl::StrAppend(&served, served.empty() ? "" : " ", model.name, "/", model.version, "=",
+                    folder.substr(root.size()));
+  }
+  return served;
+}
+
+TEST_F(RepositoryTest, OneModelAnswersToAGivenNameHoweverItsFolderIsLaidOut) {
+  struct Layout {
+    std::vector<std::string> checkpoints;
+    std::string served;
+    int64_t latest;
+  };
+  const std::vector<Layout> layouts = {
+      {{"model.pt"}, "net/1=", 1},
+      {{"2/model.pt", "10/model.pt"}, "net/2=/2 net/10=/10", 10},
+      {{"models/other/3/model.pt"}, "net/3=/models/other/3", 3},
+      {{"models/net/1/model.pt", "models/other/7/model.pt"}, "net/1=/models/net/1", 1}};
+  for (const Layout& layout : layouts) {
+    std::filesystem::remove_all(root_);
+    for (const std::string& checkpoint : layout.checkpoints) WriteFile(checkpoint, "x");
+    const auto before = NamesIn(root_);
+    const auto repository = Repository::OpenSingleModel(root_, "net");
+    EXPECT_EQ(Served(repository, root_), layout.served);
+    ASSERT_THAT(repository, IsOk());
+    EXPECT_EQ(*repository->LatestVersion("net"), layout.latest);
+    EXPECT_THAT(repository->LatestVersion("other"), StatusIs(absl::StatusCode::kNotFound));
+    EXPECT_THAT(repository->ModelFolder({"net", 99}), StatusIs(absl::StatusCode::kNotFound));
+    EXPECT_THAT(repository->ModelFolder({"other", layout.latest}),
+                StatusIs(absl::StatusCode::kNotFound));
+    EXPECT_EQ(NamesIn(root_), before);
+  }
+}
+
+TEST_F(RepositoryTest, OneModelBringsItsPosteriors) {
+  WriteFile("model.pt", "x");
+  WriteFile("ACTIVE", "p-2");
+  ASSERT_THAT(WritePosteriorArtifact(root_ + "/posteriors/p-2", PosteriorRecord(), {}), IsOk());
+  const auto repository = Repository::OpenSingleModel(root_, "net");
+  ASSERT_THAT(repository, IsOk());
+  EXPECT_EQ(*repository->ActivePosterior({"net", 1}), "p-2");
+  EXPECT_THAT(*repository->ListPosteriors({"net", 1}), ElementsAre("p-2"));
+}
+
+TEST_F(RepositoryTest, WhatIsNotOneModelIsRefusedWithWhatWasExpected) {
+  EXPECT_THAT(Repository::OpenSingleModel(root_, "net"), StatusIs(absl::StatusCode::kNotFound));
+  MakeFolder("models");
+  WriteFile("weights.bin", "x");
+  EXPECT_THAT(Repository::OpenSingleModel(root_, "net"),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("<version>/model.pt")));
+  MakeFolder("models/a/1");
+  MakeFolder("models/b/1");
+  EXPECT_THAT(Repository::OpenSingleModel(root_, "net"),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("got a, b")));
+  EXPECT_THAT(Repository::OpenSingleModel(root_, "../net"),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
 TEST_F(RepositoryTest, ListsCompletePosteriorsNewestFirst) {
   MakeFolder("models/a/1");
   const Repository repository = Open();
