@@ -13,4 +13,5 @@ fi
 cd "$1"
 promtool check rules laplaced-alerts.yaml
 promtool check config prometheus.yaml
+promtool check config prometheus-compose.yaml
 promtool test rules laplaced-alerts-test.yaml
