@@ -7,6 +7,8 @@
 #   make bench-serving  what a call costs beside bare gRPC, with a model that computes nothing (two minutes)
 #   make test-replicas  two servers behind HAProxy, one of them killed, stopped, unplugged, updated under load (root; three to five minutes)
 #   make test-image  builds the container images without a container engine and tries them (root; an hour on two cores)
+#   make test-monitoring  every query of dashboard, alerts and autoscaler, asked of a real Prometheus (three minutes)
+#   make validate-manifests  Kubernetes, KServe and Compose files against published schemas and each other (needs kubectl, npm)
 #   make python   the Python client: client/python can be imported, and a wheel stands in build/python
 #   make build    server (build/release/server/app/laplaced) and client (build/release/client/cli/laplace)
 #   make format   rewrites sources with clang-format; make check-format only looks
@@ -21,15 +23,17 @@ BUILD_PACKAGES := g++ make cmake ninja-build ccache mold pkg-config \
   libtorch-dev libgloo-dev libgflags-dev libgoogle-glog-dev libopenblas0-openmp libopenblas-openmp-dev \
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev \
   nlohmann-json3-dev libcli11-dev libspdlog-dev prometheus-cpp-dev libcpp-httplib-dev libzip-dev zlib1g-dev libssl-dev
-TEST_PACKAGES := libgtest-dev libgmock-dev libbenchmark-dev clang-format openssl python3-numpy python3-grpcio python3-protobuf
+TEST_PACKAGES := libgtest-dev libgmock-dev libbenchmark-dev clang-format openssl python3-numpy python3-grpcio python3-protobuf \
+  python3-yaml iproute2 curl
 # Of the Python client: its wheel, and its tests with exports, pictures and a browser that shows them.
 PYTHON_PACKAGES := python3-setuptools python3-wheel python3-build
 PYTHON_TEST_PACKAGES := python3-pytest mypy python3-torch python3-matplotlib chromium
 REPLICAS_PACKAGES := haproxy iproute2
+MONITORING_PACKAGES := prometheus python3-yaml curl
 DEMO_PACKAGES := dataset-fashion-mnist python3-sklearn
 IMAGE_TEST_PACKAGES := buildah debootstrap jq curl iproute2 procps python3 dataset-fashion-mnist
 
-.PHONY: all build python test test-replicas bench bench-fit bench-serving demo format check-format clean deps-build deps-demo deps-python deps-replicas deps-test test-image
+.PHONY: all build python test test-replicas bench bench-fit bench-serving demo format check-format clean deps-build deps-demo deps-python deps-replicas deps-test test-image test-monitoring validate-manifests
 
 all: build
 
@@ -92,6 +96,12 @@ test-replicas: deps-replicas build
 test-image:
 	$(call install,$(IMAGE_TEST_PACKAGES))
 	docker/test-image.sh --jobs $(JOBS)
+test-monitoring: deps-demo build
+	$(call install,$(MONITORING_PACKAGES))
+	tests/docker/monitoring_test.sh $(BUILD)
+
+validate-manifests: build
+	LAPLACED_BINARY=$(BUILD)/server/app/laplaced docker/kubernetes/validate.sh build/manifests
 
 bench: build
 	$(BUILD)/tests/bench/bench_predictive
