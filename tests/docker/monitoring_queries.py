@@ -23,9 +23,8 @@ from dashboard_test import expressions
 
 PATIENCE = 90
 VARIABLES = {"$__rate_interval": "15s", "$__range": "5m", "$instance": ".*", "$model": ".*"}
-# What may be empty, and why. A query in this list that is not empty is a mistake too, unless it only may be.
+# What may be empty, and why.
 MAY_BE_EMPTY = {
-    "alert LaplacedErrors": "counts errors of the server's own, and a series begins with the first",
     "annotation 'Restarts'": "the server is not restarted here",
 }
 

@@ -4,7 +4,7 @@
 #
 #   tests/docker/monitoring_test.sh BUILD_FOLDER
 #
-# Needs Debian's prometheus, python3-yaml and dataset-fashion-mnist. Two to four minutes.
+# Needs Debian's prometheus, python3-yaml and dataset-fashion-mnist. One to four minutes.
 set -euo pipefail
 
 if [[ $# -ne 1 || ! -d $1 ]]; then
@@ -103,7 +103,7 @@ wait_for "a scrape of the server" 60 scraped
 timeout 300 "${fit[@]}" --train-rows 0:3000 --rank 5 --b1 256 --b2 1024 >"$work/fit.log" 2>&1 || fail "the fit failed"
 
 echo "== load"
-# Real rows for verdicts, in a loop; more calls at once than may wait would, for refusals; a longer fit, for its progress.
+# Real rows and made-up ones, again and again; and a longer fit, for its progress.
 load() {
   while :; do
     "$laplace" predict fashion_cnn --input "$data/t10k-images-idx3-ubyte.gz" --limit 64 --output json
