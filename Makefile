@@ -96,6 +96,7 @@ test-replicas: deps-replicas build
 test-image:
 	$(call install,$(IMAGE_TEST_PACKAGES))
 	docker/test-image.sh --jobs $(JOBS)
+
 test-monitoring: deps-demo build
 	$(call install,$(MONITORING_PACKAGES))
 	tests/docker/monitoring_test.sh $(BUILD)
