@@ -125,7 +125,7 @@ check() {
   done
   printf -v "${target}_root" '%s' "$root"
 }
-check server 900 laplaced laplace
+check server 900 laplaced laplace laplace-fit
 check client 80 laplace
 said=$("$repository/docker/image/run_root.sh" "$server_root" 65532:0 -- /usr/bin/laplaced --version)
 [[ $said == *"$version"* ]] || fail "laplaced --version says $said, the label $version"

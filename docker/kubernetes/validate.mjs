@@ -88,7 +88,7 @@ function take(where, object, types) {
   return rest;
 }
 function only(where, object, types) {
-  for (const key of Object.keys(take(where, object, types))) complain(where, `/${key} is no field of KServe's`);
+  for (const key of Object.keys(take(where, object, types))) complain(where, `/${key} is no field that this kind of object has`);
 }
 function expectType(object, apiVersion) {
   if (object.apiVersion !== apiVersion) complain(nameOf(object), `apiVersion: expected ${apiVersion}, got ${object.apiVersion}`);
@@ -114,6 +114,19 @@ const container = take(nameOf(service), model, {
 });
 only(nameOf(service), model.modelFormat, { name: "string", version: "string" });
 validate(nameOf(service), podSpec, { ...predictorPod, containers: [{ name: "kserve-container", ...container }] });
+
+// Kubeflow's PyTorchJob likewise.
+const job = YAML.parse(read("kubernetes/fit/pytorchjob.yaml"), { merge: true });
+expectType(job, "kubeflow.org/v1");
+for (const [role, replica] of Object.entries(job.spec.pytorchReplicaSpecs)) {
+  const where = `${nameOf(job)} ${role}`;
+  if (!["Master", "Worker"].includes(role)) complain(where, "expected Master or Worker");
+  only(where, replica, { replicas: "number", restartPolicy: "string", template: "object" });
+  only(where, replica.template, { metadata: "object", spec: "object" });
+  validate(where, podSpec, replica.template.spec);
+}
+only(nameOf(job), job.spec, { runPolicy: "object", pytorchReplicaSpecs: "object" });
+only(nameOf(job), job.spec.runPolicy, { backoffLimit: "number", cleanPodPolicy: "string", ttlSecondsAfterFinished: "number" });
 
 // Compose.
 const Ajv = require("ajv").default;
@@ -209,6 +222,12 @@ expect(nameOf(service), service.spec.predictor.model.runtime === runtime.metadat
 expect(nameOf(service), runtime.spec.supportedModelFormats.some((f) => f.name === model.modelFormat.name), "its modelFormat is none of the runtime's");
 expect(nameOf(service), runtime.spec.protocolVersions.includes(model.protocolVersion), "its protocolVersion is none of the runtime's");
 
+const fitPod = job.spec.pytorchReplicaSpecs.Master.template.spec;
+expect(nameOf(job), fitPod.containers[0].name === "pytorch", "the operator looks for a container named pytorch");
+expect(nameOf(job), fitPod.containers[0].ports.some((p) => p.name === "pytorchjob-port"), "the operator looks for a port named pytorchjob-port");
+expect(nameOf(job), find("PersistentVolumeClaim", fitPod.volumes[0].persistentVolumeClaim.claimName) !== undefined, "there is no claim of that name");
+expect(nameOf(job), job.metadata.namespace === deployments[0].metadata.namespace, "it is in another namespace than the claim");
+
 // --- The server itself. Files of secrets are not here, so the arguments are tried without them.
 const binary = process.env.LAPLACED_BINARY;
 if (binary) {
@@ -224,9 +243,16 @@ if (binary) {
       complain(where, `${binary} ${list.join(" ")}: ${error.stderr || error.message}`);
     }
   }
+  // laplace-fit ends with 2 if it does not know a flag, with 1 if there is no such model.
+  try {
+    const list = fitPod.containers[0].args.map((a) => a.replace(/sha256-.*/, `sha256-${"0".repeat(64)}`).replace(/^--registry=.*/, `--registry=${folder}`));
+    execFileSync(resolve(process.env.LAPLACE_FIT_BINARY ?? join(resolve(binary), "../../offline/laplace-fit")), list, { stdio: "pipe", timeout: 60000 });
+  } catch (error) {
+    if (error.status !== 1) complain(nameOf(job), `laplace-fit: ${error.stderr || error.message}`);
+  }
   rmSync(folder, { recursive: true });
 }
 
 for (const complaint of complaints) console.error(complaint);
-console.log(`${rendered.length + 2} objects and compose.yaml, ${complaints.length} complaints${binary ? "" : "; LAPLACED_BINARY is not set, so the server was not asked"}`);
+console.log(`${rendered.length + 3} objects and compose.yaml, ${complaints.length} complaints${binary ? "" : "; LAPLACED_BINARY is not set, so the server was not asked"}`);
 process.exit(complaints.length ? 1 : 0);
