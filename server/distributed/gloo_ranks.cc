@@ -1,5 +1,7 @@
 #include "server/distributed/gloo_ranks.h"
 
+#include <stdexcept>
+#include <thread>
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -23,6 +25,18 @@ std::string FirstLine(const std::string& text) { return text.substr(0, text.find
 std::vector<uint8_t> Bytes(const std::string& text) { return {text.begin(), text.end()}; }
 
 std::string Text(const std::vector<uint8_t>& bytes) { return {bytes.begin(), bytes.end()}; }
+
+// Looks until all keys are there, and says whether they were in time. (After a wait that timed out,
+// a TCPStore takes the answer to it for the answer to the next question.)
+bool AwaitKeys(c10d::Store& store, const std::vector<std::string>& keys, milliseconds timeout) {
+  constexpr milliseconds kPause{20};
+  const auto end = std::chrono::steady_clock::now() + timeout;
+  while (!store.check(keys)) {
+    if (std::chrono::steady_clock::now() >= end) return false;
+    std::this_thread::sleep_for(kPause);
+  }
+  return true;
+}
 
 std::string Key(const std::string& what, int64_t rank) { return absl::StrCat(what, "/", rank); }
 
@@ -141,7 +155,7 @@ void GlooRanks::GiveUp(const absl::Status& why) {
     for (int64_t other = 0; other < state_->size; ++other) {
       if (other != state_->rank) others.push_back(Key("knows", other));
     }
-    state_->store->wait(others, kFarewell);
+    AwaitKeys(*state_->store, others, kFarewell);
   } catch (const std::exception&) {
     // Nobody listens any more.
   }
@@ -209,7 +223,7 @@ absl::StatusOr<std::unique_ptr<GlooRanks>> MeetingPoint::Join(const std::string&
   try {
     joined->store = c10::make_intrusive<c10d::PrefixStore>(name, state_->store);
     joined->store->set(Key("here", state_->rank), Bytes("1"));
-    joined->store->wait(all, join_timeout);
+    if (!AwaitKeys(*joined->store, all, join_timeout)) throw std::runtime_error("timed out");
     auto options = c10d::ProcessGroupGloo::Options::create(timeout);
     options->devices.push_back(
         state_->interface.empty()
@@ -250,16 +264,9 @@ absl::Status MeetingPoint::Post(const std::string& key, const std::string& value
 absl::StatusOr<std::string> MeetingPoint::Await(const std::string& key,
                                                 milliseconds timeout) const {
   try {
-    // Looking costs a round trip, and tells a store that is gone from a key that is not there.
-    if (!state_->store->check({key})) {
-      try {
-        state_->store->wait({key}, timeout);
-      } catch (const std::exception&) {
-        if (!state_->store->check({key})) {
-          return absl::DeadlineExceededError(absl::StrCat(
-              key, " did not appear within ", timeout.count() / 1000.0, " s at ", state_->where));
-        }
-      }
+    if (!AwaitKeys(*state_->store, {key}, timeout)) {
+      return absl::DeadlineExceededError(absl::StrCat(
+          key, " did not appear within ", timeout.count() / 1000.0, " s at ", state_->where));
     }
     return Text(state_->store->get(key));
   } catch (const std::exception& e) {
