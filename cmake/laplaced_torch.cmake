@@ -32,6 +32,9 @@ unset(CMAKE_REQUIRED_LIBRARIES)
 add_library(laplaced_torch_pch STATIC ${PROJECT_SOURCE_DIR}/server/model/torch_pch.cc)
 target_link_libraries(laplaced_torch_pch PUBLIC ${TORCH_LIBRARIES} OpenMP::OpenMP_CXX PRIVATE laplaced_warnings)
 target_include_directories(laplaced_torch_pch SYSTEM PUBLIC ${TORCH_INCLUDE_DIRS})
+# Debian 13's Protobuf defines it for whoever links it (it means nothing here), and a precompiled header serves only code with the
+# same macros.
+target_compile_definitions(laplaced_torch_pch PUBLIC NOMINMAX)
 set_target_properties(laplaced_torch_pch PROPERTIES POSITION_INDEPENDENT_CODE OFF)
 target_compile_options(laplaced_torch_pch PRIVATE -fPIC -pthread)
 target_precompile_headers(laplaced_torch_pch PRIVATE ${PROJECT_SOURCE_DIR}/server/model/torch_pch.h)
