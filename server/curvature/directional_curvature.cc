@@ -172,7 +172,7 @@ absl::StatusOr<CurvatureStatistics> MeasureCurvature(
     const int64_t chunk = hessian ? std::clamp<int64_t>(n / 64, 1, risk.chunk_size)
                                   : std::min(risk.chunk_size, ExamplesPerStep(risk.network));
     at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(
-        options.curvature.seed + static_cast<uint64_t>(risk.ranks->rank()));
+        options.curvature.seed + (static_cast<uint64_t>(risk.ranks->rank()) << 32));
     // Ranks have different numbers of chunks; they look together whether all of them may stop.
     const bool may_stop = options.target_relative_standard_error > 0;
     int64_t chunks = (n_here + chunk - 1) / chunk;
