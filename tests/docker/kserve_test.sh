@@ -27,15 +27,13 @@ uid=$((100000 + RANDOM))
 work=/mnt/work
 server=
 
-fail() {
-  printf 'kserve_test: %s\n' "$*" >&2
-  exit 1
-}
+source "$repo/tests/support/polling.sh"
 
 # stop: SIGTERM, and the exit code.
 stop() {
   local pid=$server
   server=
+  watched=()
   kill -TERM "$pid" 2>/dev/null || true
   wait "$pid"
 }
@@ -53,16 +51,6 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-
-wait_for() {
-  local what=$1 tenths=$(($2 * 10))
-  shift 2
-  until "$@"; do
-    [[ -z $server ]] || kill -0 "$server" 2>/dev/null || fail "$what: the server ended"
-    ((tenths-- > 0)) || fail "$what: not within its time"
-    sleep 0.1
-  done
-}
 
 for program in "$laplaced" "$laplace"; do [[ -x $program ]] || fail "$program is not built"; done
 data=/usr/share/datasets/fashion-mnist
@@ -93,6 +81,7 @@ cp "$model"/* "$work/bare/"
 "$laplaced" --registry "$work/registry" --listen 127.0.0.1:8033 --http-listen off --address-file "$work/address" \
   >"$work/server.log" 2>&1 &
 server=$!
+watched=("$server")
 wait_for "the fitting server" 60 test -s "$work/address"
 train=$data/train-images-idx3-ubyte.gz,$data/train-labels-idx1-ubyte.gz
 timeout 300 "$laplace" fit fashion_cnn --train "$train" --train-rows 0:1000 --b1 128 --b2 512 --rank 5 \
@@ -122,6 +111,7 @@ serve() {
   setpriv --reuid=$uid --regid=$uid --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all \
     "$laplaced" "${arguments[@]}" >"$work/server.log" 2>&1 &
   server=$!
+  watched=("$server")
   wait_for "the probe of $1" 60 listens
 }
 probe() { curl -s -o "$work/probe" -w '%{http_code}' "$http$1" || true; }

@@ -18,10 +18,7 @@ laplace=$build/client/cli/laplace
 work=$(mktemp -d)
 pids=()
 
-fail() {
-  printf 'monitoring_test: %s\n' "$*" >&2
-  exit 1
-}
+source "$repo/tests/support/polling.sh"
 
 cleanup() {
   local code=$?
@@ -41,16 +38,6 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-
-# wait_for WHAT SECONDS COMMAND...: polls until the command works.
-wait_for() {
-  local what=$1 tenths=$(($2 * 10))
-  shift 2
-  until "$@"; do
-    ((tenths-- > 0)) || fail "$what: not within its time"
-    sleep 0.1
-  done
-}
 
 # address_in LOG PATTERN: prints the last word that the pattern's group takes out of a log; fails while there is none.
 address_in() {
@@ -77,6 +64,7 @@ cp "$repo"/tests/data/fashion_cnn/model.{pt,json} "$work/registry/models/fashion
 "$laplaced" --registry "$work/registry" --listen 127.0.0.1:0 --http-listen 127.0.0.1:0 --log-format text \
   --address-file "$work/address" >"$work/server.log" 2>&1 &
 pids+=($!)
+watched+=($!)
 wait_for "the server" 60 test -s "$work/address"
 LAPLACE_SERVER=$(<"$work/address")
 export LAPLACE_SERVER
@@ -94,6 +82,7 @@ promtool check config "$configuration" >"$work/promtool.log" 2>&1 || fail "the c
 prometheus --config.file="$configuration" --storage.tsdb.path="$work/tsdb" --web.listen-address=127.0.0.1:0 \
   >"$work/prometheus.log" 2>&1 &
 pids+=($!)
+watched+=($!)
 wait_for "Prometheus's port" 30 address_in "$work/prometheus.log" 'msg="Listening on" address=([0-9.:]+)' >/dev/null
 prometheus=$(address_in "$work/prometheus.log" 'msg="Listening on" address=([0-9.:]+)')
 

@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -18,18 +17,19 @@
 #include <thread>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "formats/npy.h"
 #include "server/registry/posterior_artifact.h"
 #include "server/registry/repository.h"
 #include "tests/integration/world.h"
+#include "tests/support/process.h"
 #include "tests/support/status_matchers.h"
 
 namespace laplaced::integration {
 namespace {
 
 using test_support::IsOk;
+using test_support::Process;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
@@ -45,46 +45,6 @@ int FreePort() {
   close(fd);
   return ntohs(address.sin_port);
 }
-
-class Process {
- public:
-  Process(const std::string& log, std::vector<std::string> arguments,
-          const std::map<std::string, std::string>& environment)
-      : log_(log) {
-    std::vector<char*> pointers;
-    for (std::string& argument : arguments) pointers.push_back(argument.data());
-    pointers.push_back(nullptr);
-    pid_ = fork();
-    if (pid_ == 0) {
-      for (const auto& [name, value] : environment) setenv(name.c_str(), value.c_str(), 1);
-      if (freopen((log_ + ".out").c_str(), "w", stdout) == nullptr) _exit(126);
-      if (freopen(log_.c_str(), "w", stderr) == nullptr) _exit(126);
-      execv(pointers[0], pointers.data());
-      _exit(127);
-    }
-  }
-  ~Process() {
-    if (pid_ <= 0) return;
-    kill(pid_, SIGKILL);
-    Wait();
-  }
-  void Signal(int signal) { kill(pid_, signal); }
-  // Exit code, or minus the signal that ended it.
-  int Wait() {
-    int status = 0;
-    waitpid(pid_, &status, 0);
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-  }
-  std::string Log() const { return test_support::ReadFileBytes(log_); }
-  std::string Output() const {
-    return std::string(absl::StripAsciiWhitespace(test_support::ReadFileBytes(log_ + ".out")));
-  }
-
- private:
-  std::string log_;
-  pid_t pid_ = -1;
-};
 
 class DistributedFitTest : public ::testing::Test {
  protected:

@@ -1,9 +1,9 @@
 // The server as a process: start, kill, restart, signals, and the command line against it.
+#include "tests/support/process.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
@@ -26,39 +26,14 @@ namespace {
 using laplace::client::PredictRequest;
 using test_support::IsOk;
 
-std::vector<char*> Pointers(std::vector<std::string>& arguments) {
-  std::vector<char*> pointers;
-  for (std::string& argument : arguments) pointers.push_back(argument.data());
-  pointers.push_back(nullptr);
-  return pointers;
-}
-
 // A running laplaced; killed when it goes out of scope.
-class ServerProcess {
+class ServerProcess : public test_support::Process {
  public:
   explicit ServerProcess(const std::string& root, const std::string& listen = "127.0.0.1:0",
                          const std::string& http = "127.0.0.1:0",
                          const std::vector<std::string>& more = {})
-      : address_file_(root + "/address"), log_(root + "/log") {
-    std::filesystem::remove(address_file_);
-    std::vector<std::string> arguments = {
-        LAPLACED_SERVER_BINARY, "--registry", root, "--listen", listen, "--http-listen", http,
-        "--address-file",       address_file_};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    auto pointers = Pointers(arguments);
-    pid_ = fork();
-    if (pid_ == 0) {
-      if (freopen(log_.c_str(), "w", stderr) == nullptr) _exit(126);
-      execv(pointers[0], pointers.data());
-      _exit(127);
-    }
-  }
-  ~ServerProcess() {
-    if (pid_ > 0) {
-      kill(pid_, SIGKILL);
-      Wait();
-    }
-  }
+      : Process(root + "/log", Arguments(root, listen, http, more)),
+        address_file_(AddressFile(root)) {}
 
   // The address once it is ready; fails the test when the process ends instead.
   std::string Address() {
@@ -67,9 +42,7 @@ class ServerProcess {
         std::string address;
         if (std::getline(file, address) && !address.empty()) return address;
       }
-      int status = 0;
-      if (waitpid(pid_, &status, WNOHANG) == pid_) {
-        pid_ = -1;
+      if (Ended()) {
         ADD_FAILURE() << "the server ended: " << Log();
         return "";
       }
@@ -78,18 +51,6 @@ class ServerProcess {
     ADD_FAILURE() << "the server was not ready in a minute: " << Log();
     return "";
   }
-
-  void Signal(int signal) { kill(pid_, signal); }
-
-  // Exit code, or minus the signal that ended it.
-  int Wait() {
-    int status = 0;
-    waitpid(pid_, &status, 0);
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-  }
-
-  std::string Log() const { return test_support::ReadFileBytes(log_); }
 
   // That of the HTTP port, once it is ready.
   std::string HttpAddress() const {
@@ -102,8 +63,21 @@ class ServerProcess {
   }
 
  private:
-  std::string address_file_, log_;
-  pid_t pid_ = -1;
+  static std::string AddressFile(const std::string& root) { return root + "/address"; }
+
+  static std::vector<std::string> Arguments(const std::string& root, const std::string& listen,
+                                            const std::string& http,
+                                            const std::vector<std::string>& more) {
+    // That of a process before this one.
+    std::filesystem::remove(AddressFile(root));
+    std::vector<std::string> arguments = {
+        LAPLACED_SERVER_BINARY, "--registry",     root, "--listen", listen, "--http-listen", http,
+        "--address-file",       AddressFile(root)};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+
+  std::string address_file_;
 };
 
 class ProcessTest : public ::testing::Test {
