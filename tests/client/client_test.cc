@@ -70,6 +70,10 @@ TEST(Models, ArriveWithAllTheirFields) {
   EXPECT_EQ(model->active_posterior_id, "p-1");
   EXPECT_EQ(model->bias_weight_decay, 0.002);
   EXPECT_THAT(model->last_layer_parameters, ElementsAre("head.weight", "head.bias"));
+}
+
+TEST(Models, ArriveWithTheirLikelihood) {
+  FakeServer server;
   server.ChangeModel([](v1::Model& model) { model.set_likelihood(v1::LIKELIHOOD_BERNOULLI); });
   EXPECT_EQ(ConnectTo(server, FastOptions())->GetModel("digits")->likelihood,
             Likelihood::kBernoulli);
