@@ -162,7 +162,7 @@ TEST_F(EndToEndTest, TheSameSeedGivesTheSamePosteriorAndActivationSwitches) {
   const std::string again = world_.Fit(*client, 1);
   EXPECT_EQ(client->Predict(Request())->mean, expected->mean);
   const auto list = client->ListPosteriors("mlp");
-  ASSERT_THAT(list, IsOk());
+  ASSERT_THAT(list.status(), IsOk());
   ASSERT_EQ(list->size(), 3u);
   EXPECT_EQ((*list)[0].id, again);
   EXPECT_TRUE((*list)[0].active);
@@ -184,7 +184,7 @@ TEST_F(EndToEndTest, ADeletedPosteriorIsGoneAndTheActiveOneStays) {
   EXPECT_THAT(client->ActivatePosterior("mlp", 1, first),
               test_support::StatusIs(absl::StatusCode::kNotFound));
   const auto list = client->ListPosteriors("mlp");
-  ASSERT_THAT(list, IsOk());
+  ASSERT_THAT(list.status(), IsOk());
   ASSERT_EQ(list->size(), 1u);
   EXPECT_EQ((*list)[0].id, second);
   ExpectSameDigits(*client->Predict(Request()), *before);

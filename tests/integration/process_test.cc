@@ -163,7 +163,7 @@ TEST_F(ProcessTest, ASecondSignalEndsItAtOnce) {
   const auto health = client->Health();
   ASSERT_THAT(health, IsOk());
   EXPECT_EQ(*health, laplace::client::HealthState::kNotServing);
-  EXPECT_THAT(client->ListModels(), IsOk());  // calls are still taken
+  EXPECT_THAT(client->ListModels().status(), IsOk());  // calls are still taken
   server.Signal(SIGTERM);
   EXPECT_EQ(server.Wait(), 128 + SIGTERM) << server.Log();
 }
