@@ -19,12 +19,14 @@ namespace laplaced {
 namespace {
 
 using safetensors_internal::Header;
+using safetensors_internal::kLengthBytes;
+using safetensors_internal::kMaxHeaderBytes;
 using safetensors_internal::ParseHeader;
+using safetensors_internal::Parts;
 using safetensors_internal::SerializeHeader;
+using safetensors_internal::SplitFile;
 using safetensors_internal::TensorEntry;
 
-constexpr int64_t kLengthBytes = 8;
-constexpr int64_t kMaxHeaderBytes = int64_t{16} << 20;
 constexpr int64_t kAlignment = 64;
 
 absl::Status Malformed(const std::string& path, absl::string_view what) {
@@ -126,16 +128,12 @@ absl::StatusOr<MappedSafetensors> MappedSafetensors::Open(const std::string& pat
   mapped.map_ = map;
   mapped.size_ = static_cast<size_t>(file->size);
 
+  const absl::StatusOr<Parts> parts = SplitFile(mapped.bytes());
+  if (!parts.ok()) return Malformed(path, parts.status().message());
   const char* base = static_cast<const char*>(map);
-  uint64_t length;
-  std::memcpy(&length, base, sizeof length);
-  if (length > kMaxHeaderBytes || static_cast<int64_t>(length) > file->size - kLengthBytes) {
-    return Malformed(path, absl::StrCat("header of ", length, " bytes, expected at most ",
-                                        std::min(kMaxHeaderBytes, file->size - kLengthBytes)));
-  }
-  const int64_t data_start = kLengthBytes + static_cast<int64_t>(length);
+  const int64_t data_start = parts->data.data() - base;
   absl::StatusOr<Header> header =
-      ParseHeader(absl::string_view(base + kLengthBytes, length), file->size - data_start);
+      ParseHeader(parts->header, static_cast<int64_t>(parts->data.size()));
   if (!header.ok()) return Malformed(path, header.status().message());
   for (TensorEntry& entry : header->tensors) {
     const int64_t position = data_start + entry.begin;

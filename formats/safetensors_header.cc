@@ -1,6 +1,7 @@
 #include "formats/safetensors_header.h"
 
 #include <algorithm>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <tuple>
@@ -19,12 +20,19 @@ constexpr int kMaxDepth = 3;
 
 struct Tag {
   const char* text;
-  DType dtype;
+  StoredElement element;
 };
 
 constexpr Tag kTags[] = {
-    {"F32", DType::kFloat32}, {"F64", DType::kFloat64}, {"U8", DType::kUint8},
-    {"I32", DType::kInt32},   {"I64", DType::kInt64},
+    {"F32", StoredElement::kFloat32}, {"F64", StoredElement::kFloat64},
+    {"U8", StoredElement::kUint8},    {"I32", StoredElement::kInt32},
+    {"I64", StoredElement::kInt64},
+};
+
+constexpr Tag kNarrowTags[] = {
+    {"F16", StoredElement::kFloat16}, {"BF16", StoredElement::kBFloat16},
+    {"I16", StoredElement::kInt16},   {"I8", StoredElement::kInt8},
+    {"BOOL", StoredElement::kBool},
 };
 
 absl::Status Malformed(absl::string_view what) { return absl::DataLossError(what); }
@@ -68,28 +76,36 @@ bool ReadSizes(const json& object, const char* key, std::vector<int64_t>* sizes)
   return true;
 }
 
-absl::StatusOr<DType> ReadDType(const json& object, const std::string& name) {
+absl::StatusOr<StoredElement> ReadElement(const json& object, const std::string& name,
+                                          Elements elements) {
   const auto found = object.find("dtype");
   if (found == object.end() || !found->is_string()) {
     return Malformed(name, "expected a text for dtype");
   }
   const auto& text = found->get_ref<const std::string&>();
   for (const Tag& tag : kTags) {
-    if (text == tag.text) return tag.dtype;
+    if (text == tag.text) return tag.element;
   }
-  return Malformed(name, absl::StrCat("dtype '", absl::CHexEscape(text),
-                                      "' is not supported, expected F32, F64, U8, I32 or I64"));
+  for (const Tag& tag : kNarrowTags) {
+    if (elements == Elements::kAll && text == tag.text) return tag.element;
+  }
+  return Malformed(
+      name, absl::StrCat(
+                "dtype '", absl::CHexEscape(text), "' is not supported, expected F32, F64, ",
+                elements == Elements::kAll ? "F16, BF16, BOOL, I8, I16, " : "", "U8, I32 or I64"));
 }
 
-absl::StatusOr<TensorEntry> ReadTensor(const std::string& name, const json& object) {
+absl::StatusOr<TensorEntry> ReadTensor(const std::string& name, const json& object,
+                                       Elements elements) {
   if (!object.is_object() || object.size() != 3) {
     return Malformed(name, "expected an object with dtype, shape and data_offsets");
   }
   TensorEntry entry;
   entry.name = name;
-  absl::StatusOr<DType> dtype = ReadDType(object, name);
-  if (!dtype.ok()) return dtype.status();
-  entry.dtype = *dtype;
+  absl::StatusOr<StoredElement> stored = ReadElement(object, name, elements);
+  if (!stored.ok()) return stored.status();
+  entry.stored = *stored;
+  entry.dtype = ReadAs(*stored);
   if (!ReadSizes(object, "shape", &entry.shape)) {
     return Malformed(name, "expected an array of sizes for shape");
   }
@@ -99,12 +115,13 @@ absl::StatusOr<TensorEntry> ReadTensor(const std::string& name, const json& obje
   }
   entry.begin = offsets[0];
   entry.end = offsets[1];
-  absl::StatusOr<int64_t> bytes = NumBytes(entry.dtype, entry.shape);
-  if (!bytes.ok()) return Malformed(name, bytes.status().message());
-  if (entry.end < entry.begin || entry.end - entry.begin != *bytes) {
+  absl::StatusOr<int64_t> read_bytes = NumBytes(entry.dtype, entry.shape);
+  if (!read_bytes.ok()) return Malformed(name, read_bytes.status().message());
+  const int64_t bytes = *read_bytes / ElementSize(entry.dtype) * StoredSize(entry.stored);
+  if (entry.end < entry.begin || entry.end - entry.begin != bytes) {
     return Malformed(name, absl::StrCat("data_offsets ", entry.begin, " to ", entry.end, ", but ",
-                                        DTypeName(entry.dtype), " ", ShapeString(entry.shape),
-                                        " needs ", *bytes, " bytes"));
+                                        object["dtype"].get<std::string>(), " ",
+                                        ShapeString(entry.shape), " needs ", bytes, " bytes"));
   }
   return entry;
 }
@@ -123,7 +140,21 @@ absl::Status ReadMetadata(const json& object, std::map<std::string, std::string>
 
 }  // namespace
 
-absl::StatusOr<Header> ParseHeader(absl::string_view text, int64_t data_bytes) {
+absl::StatusOr<Parts> SplitFile(absl::string_view file) {
+  const int64_t size = static_cast<int64_t>(file.size());
+  if (size < kLengthBytes) {
+    return Malformed(absl::StrCat("a file of ", size, " bytes has no header"));
+  }
+  uint64_t length;
+  std::memcpy(&length, file.data(), sizeof length);
+  const int64_t possible = std::min(kMaxHeaderBytes, size - kLengthBytes);
+  if (length > static_cast<uint64_t>(possible)) {
+    return Malformed(absl::StrCat("header of ", length, " bytes, expected at most ", possible));
+  }
+  return Parts{file.substr(kLengthBytes, length), file.substr(kLengthBytes + length)};
+}
+
+absl::StatusOr<Header> ParseHeader(absl::string_view text, int64_t data_bytes, Elements elements) {
   absl::StatusOr<json> object = ParseObject(text);
   if (!object.ok()) return object.status();
   Header header;
@@ -133,7 +164,7 @@ absl::StatusOr<Header> ParseHeader(absl::string_view text, int64_t data_bytes) {
       if (!status.ok()) return status;
       continue;
     }
-    absl::StatusOr<TensorEntry> entry = ReadTensor(name, value);
+    absl::StatusOr<TensorEntry> entry = ReadTensor(name, value, elements);
     if (!entry.ok()) return entry.status();
     header.tensors.push_back(*std::move(entry));
   }
@@ -167,7 +198,7 @@ absl::StatusOr<std::string> SerializeHeader(const Header& header) {
     }
     const char* dtype = nullptr;
     for (const Tag& tag : kTags) {
-      if (tag.dtype == entry.dtype) dtype = tag.text;
+      if (ReadAs(tag.element) == entry.dtype) dtype = tag.text;
     }
     object[entry.name] = {
         {"dtype", dtype}, {"shape", entry.shape}, {"data_offsets", {entry.begin, entry.end}}};
