@@ -1,91 +1,18 @@
 #include "server/model/manifest.h"
 
-#include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "formats/sha256.h"
+#include "server/model/architecture_json.h"
+#include "server/model/json_object_reader.h"
 
 namespace laplaced {
 namespace {
 
 using Kind = Likelihood::Kind;
 using Json = nlohmann::json;
-
-// Reads typed values out of one JSON object and remembers the first problem.
-class ObjectReader {
- public:
-  ObjectReader(const std::string& file, const std::string& prefix, const Json& object)
-      : file_(file), prefix_(prefix), object_(object) {}
-
-  // The value of `key`, or null if it is absent (an error if `required`).
-  const Json* Find(const std::string& key, bool required) {
-    known_.push_back(key);
-    const auto it = object_.find(key);
-    if (it != object_.end()) return &*it;
-    if (required) Fail(key, "is required");
-    return nullptr;
-  }
-
-  std::string Text(const std::string& key, bool required) {
-    const Json* value = Find(key, required);
-    if (value == nullptr) return "";
-    if (!value->is_string()) return Fail(key, "expected a string"), "";
-    return value->get<std::string>();
-  }
-
-  double Positive(const std::string& key, bool required, bool zero_allowed = false) {
-    const Json* value = Find(key, required);
-    if (value == nullptr) return 0;
-    const double number = value->is_number() ? value->get<double>() : -1;
-    if (!std::isfinite(number) || number < 0 || (number == 0 && !zero_allowed)) {
-      return Fail(key, zero_allowed ? "expected a number >= 0" : "expected a number > 0"), 0;
-    }
-    return number;
-  }
-
-  int64_t Count(const std::string& key, bool required) {
-    const Json* value = Find(key, required);
-    if (value == nullptr) return 0;
-    if (!value->is_number_integer() || value->get<double>() < 1 || value->get<double>() > 9e18) {
-      return Fail(key, "expected a positive whole number"), 0;
-    }
-    return value->get<int64_t>();
-  }
-
-  template <typename T, typename Accept>
-  std::vector<T> List(const std::string& key, bool required, const char* expected, Accept accept) {
-    const Json* value = Find(key, required);
-    if (value == nullptr) return {};
-    std::vector<T> list;
-    if (!value->is_array()) return Fail(key, expected), list;
-    for (const Json& item : *value) {
-      if (!accept(item)) return Fail(key, expected), list;
-      list.push_back(item.get<T>());
-    }
-    return list;
-  }
-
-  void Fail(const std::string& key, const std::string& problem) {
-    if (!error_.ok()) return;
-    error_ = absl::FailedPreconditionError(absl::StrCat(file_, ": ", prefix_, key, ": ", problem));
-  }
-
-  absl::Status Finish() {
-    for (const auto& [key, unused] : object_.items()) {
-      if (std::find(known_.begin(), known_.end(), key) == known_.end()) Fail(key, "unknown key");
-    }
-    return error_;
-  }
-
- private:
-  const std::string& file_;
-  const std::string prefix_;
-  const Json& object_;
-  std::vector<std::string> known_;
-  absl::Status error_;
-};
+using ObjectReader = JsonObjectReader;
 
 std::string LikelihoodName(Kind kind) {
   switch (kind) {
@@ -192,10 +119,16 @@ absl::StatusOr<Manifest> ParseManifest(const std::string& file_name, const std::
   manifest.n_data = reader.Count("n_data", false);
   ReadWeightDecay(reader, manifest);
   manifest.description = reader.Text("description", false);
+  const Json* architecture = reader.Find("architecture", false);
   const Json* input = reader.Find("input", true);
   if (input != nullptr && !input->is_object()) reader.Fail("input", "expected an object");
   if (absl::Status status = reader.Finish(); !status.ok()) return status;
   if (absl::Status status = ReadInput(file_name, *input, manifest); !status.ok()) return status;
+  if (architecture != nullptr) {
+    absl::StatusOr<Architecture> read = ParseArchitecture(file_name, *architecture);
+    if (!read.ok()) return read.status();
+    manifest.architecture = *std::move(read);
+  }
   return manifest;
 }
 
@@ -213,6 +146,9 @@ std::string ManifestFingerprint(const Manifest& manifest) {
   };
   if (manifest.bias_weight_decay != manifest.weight_decay) {
     identity["bias_weight_decay"] = manifest.bias_weight_decay;
+  }
+  if (!manifest.architecture.name.empty()) {
+    identity["architecture"] = ArchitectureJson(manifest.architecture);
   }
   return Sha256Hex(identity.dump());
 }

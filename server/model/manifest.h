@@ -14,6 +14,9 @@
 //     "bias_weight_decay": 1e-5,      optional, > 0: another b for parameters with at most one
 //                                     dimension (biases, normalisation)
 //     "sigma_noise": 0.1,             gaussian only, > 0; optional: a fit may estimate it
+//     "architecture": "resnet20",     what network the weights belong to, where the checkpoint is a
+//                                     file of tensors and not TorchScript: a name, or an object
+//                                     {"name": .., options}; architecture.h lists both
 //     "description": ".." }           optional
 //
 // Unknown keys are errors: a misspelt "weight_decay" must not silently change a posterior. A plain
@@ -26,6 +29,7 @@
 
 #include "absl/status/statusor.h"
 #include "formats/array.h"
+#include "server/model/architecture.h"
 #include "server/model/likelihood.h"
 
 namespace laplaced {
@@ -45,6 +49,7 @@ struct Manifest {
   // For parameters with at most one dimension; weight_decay if not stated.
   double bias_weight_decay = 0;
   std::string description;
+  Architecture architecture;  // its name is empty: the checkpoint is TorchScript
 };
 
 // FAILED_PRECONDITION with the file's name, the key, and what was expected.

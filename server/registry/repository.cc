@@ -19,6 +19,7 @@
 #include "formats/atomic_file.h"
 #include "formats/file_handle.h"
 #include "server/model/field_error.h"
+#include "server/registry/checkpoint_file.h"
 #include "server/registry/posterior_artifact.h"
 
 namespace laplaced {
@@ -26,7 +27,6 @@ namespace {
 
 constexpr size_t kMaxNameLength = 128;
 constexpr int64_t kMaxActiveBytes = 4096;
-constexpr char kCheckpointFile[] = "model.pt";
 constexpr char kActiveFile[] = "ACTIVE";
 constexpr char kPosteriorsFolder[] = "posteriors";
 
@@ -137,7 +137,7 @@ absl::StatusOr<Repository> Repository::OpenSingleModel(const std::string& root,
   SingleModel& single = repository->single_;
   single.name = name;
   single.folder = root;
-  single.is_version = IsFile(Join(root, kCheckpointFile));
+  single.is_version = !absl::IsNotFound(FindCheckpointFile(root).status());
   if (single.is_version) return repository;
   const absl::StatusOr<std::vector<int64_t>> versions = Versions(root);
   if (!versions.ok()) return versions.status();
@@ -266,7 +266,8 @@ absl::StatusOr<int64_t> Repository::BytesOf(const ModelVersion& model,
                                             const std::string& posterior_id) const {
   absl::StatusOr<std::string> folder = ModelFolder(model);
   if (!folder.ok()) return folder.status();
-  int64_t bytes = FileBytes(Join(*folder, kCheckpointFile));
+  const absl::StatusOr<std::string> checkpoint = FindCheckpointFile(*folder);
+  int64_t bytes = checkpoint.ok() ? FileBytes(Join(*folder, *checkpoint)) : 0;
   if (posterior_id.empty()) return bytes;
   absl::StatusOr<std::string> posterior = PosteriorFolder(model, posterior_id);
   if (!posterior.ok()) return posterior.status();

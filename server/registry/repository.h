@@ -1,6 +1,6 @@
 // The registry folder: where everything is, under which names, and which posterior is active.
 //
-//   <root>/models/<name>/<version>/{model.pt, model.json}
+//   <root>/models/<name>/<version>/{model.pt, model.json}  checkpoint_file.h: other names
 //   <root>/models/<name>/<version>/posteriors/<id>/...     see posterior_artifact.h
 //   <root>/models/<name>/<version>/ACTIVE                  id of the active posterior
 //   <root>/datasets/<id>/...                               see dataset_store.h

@@ -8,13 +8,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "formats/sha256.h"
+#include "server/model/checkpoint.h"
 #include "server/model/parameter_selection.h"
 #include "server/model/torch_status.h"
+#include "server/registry/checkpoint_file.h"
 
 namespace laplaced {
 namespace {
 
-constexpr char kCheckpointFile[] = "model.pt";
 constexpr char kManifestFile[] = "model.json";
 
 absl::StatusOr<std::string> ReadManifestText(const std::string& path) {
@@ -35,12 +36,12 @@ absl::StatusOr<std::string> ReadManifestText(const std::string& path) {
 }
 
 // A softmax inside the network would be applied twice, and every probability would be too even.
-absl::Status CheckLogits(const Network& network) {
+absl::Status CheckLogits(const Network& network, const std::string& file_name) {
   const at::Tensor f = network.Forward(network.TrialInputs(8)).to(at::kDouble);
   const bool sums_to_one = (f.sum(1) - 1).abs().max().item<double>() < 1e-4;
   if (f.min().item<double>() < 0 || !sums_to_one) return absl::OkStatus();
   return absl::FailedPreconditionError(
-      absl::StrCat(kCheckpointFile,
+      absl::StrCat(file_name,
                    ": the outputs look like probabilities (not negative, sum 1); a categorical "
                    "likelihood needs logits: export the "
                    "network without its final softmax"));
@@ -78,23 +79,19 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const Repository& r
   LAPLACED_ASSIGN_OR_RETURN(const std::string text,
                             ReadManifestText(absl::StrCat(folder, "/", kManifestFile)));
   LAPLACED_ASSIGN_OR_RETURN(Manifest manifest, ParseManifest(kManifestFile, text));
-  const std::string path = absl::StrCat(folder, "/", kCheckpointFile);
-  if (!std::filesystem::exists(path)) {
-    return absl::NotFoundError(absl::StrCat(kCheckpointFile, " is missing in the model's folder"));
-  }
+  LAPLACED_ASSIGN_OR_RETURN(const std::string checkpoint, FindCheckpointFile(folder));
+  const std::string path = absl::StrCat(folder, "/", checkpoint);
   LAPLACED_ASSIGN_OR_RETURN(const std::string sha256, Sha256File(path));
-  LAPLACED_ASSIGN_OR_RETURN(
-      Network network,
-      Network::Load(path, kCheckpointFile, manifest.input_shape, manifest.n_outputs));
+  LAPLACED_ASSIGN_OR_RETURN(Network network, LoadCheckpoint(path, checkpoint, manifest));
   const DType dtype = network.dtype() == at::kDouble ? DType::kFloat64 : DType::kFloat32;
   if (!manifest.input_dtype.empty() && manifest.input_dtype != DTypeName(dtype)) {
     return absl::FailedPreconditionError(
         absl::StrCat(kManifestFile, ": input.dtype: expected ", DTypeName(dtype),
                      " (the checkpoint's parameters), got ", manifest.input_dtype));
   }
-  return CatchTorch(kCheckpointFile, [&]() -> absl::StatusOr<std::shared_ptr<const LoadedModel>> {
+  return CatchTorch(checkpoint, [&]() -> absl::StatusOr<std::shared_ptr<const LoadedModel>> {
     if (manifest.likelihood.kind == Likelihood::Kind::kCategorical) {
-      LAPLACED_RETURN_IF_ERROR(CheckLogits(network));
+      LAPLACED_RETURN_IF_ERROR(CheckLogits(network, checkpoint));
     }
     CapturePlan capture = FindCapturedParameters(network);
     ModelInfo info;

@@ -20,7 +20,7 @@ struct LoadedModel {
   ModelInfo info;  // without the active posterior
 };
 
-// Reads `<folder>/model.pt` and `<folder>/model.json`. NOT_FOUND if the folder or a file is
+// Reads `<folder>/model.json` and the checkpoint beside it (checkpoint_file.h). NOT_FOUND if one is
 // missing, FAILED_PRECONDITION for a damaged or unsuitable checkpoint.
 absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const Repository& repository,
                                                              const ModelVersion& version);

@@ -89,6 +89,62 @@ TEST(ManifestTest, FingerprintsTellManifestsApartThatGiveOtherNumbers) {
   }
 }
 
+TEST(ManifestTest, AnArchitectureIsANameOrAnObjectWithOptions) {
+  const auto with = [](const std::string& value) {
+    return Replaced("0.001", "0.001, \"architecture\": " + value);
+  };
+  EXPECT_EQ(ParseManifest("model.json", kGood)->architecture.name, "");
+  const auto plain = ParseManifest("model.json", with("\"resnet20\""));
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ(plain->architecture.name, "resnet20");
+  EXPECT_EQ(plain->architecture.family, ArchitectureFamily::kCifarResnet);
+  const auto mlp = ParseManifest(
+      "model.json", with(R"({"name": "mlp", "activation": "tanh", "layers": ["a", "b"]})"));
+  ASSERT_TRUE(mlp.ok()) << mlp.status();
+  EXPECT_EQ(mlp->architecture.activation, "tanh");
+  EXPECT_EQ(mlp->architecture.layers, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(ParseManifest("model.json", with(R"({"name": "lenet", "padding": 2})"))
+                ->architecture.first_padding,
+            2);
+  EXPECT_EQ(ParseManifest("model.json", with(R"({"name": "vit", "heads": 5})"))->architecture.heads,
+            5);
+  ExpectRefused(with("3"), "architecture: expected a name or an object");
+  ExpectRefused(with("{}"), "architecture.name: is required");
+  ExpectRefused(with("\"vgg\""),
+                "architecture.name: expected one of mlp, lenet, all_cnn_c, resnet20");
+  ExpectRefused(with("\"\""), "architecture.name: expected one of");
+  ExpectRefused(with(R"({"name": "mlp", "heads": 2})"), "architecture.heads: unknown key");
+  ExpectRefused(with(R"({"name": "mlp", "activation": "step"})"),
+                "architecture.activation: expected \"relu\"");
+  ExpectRefused(with(R"({"name": "mlp", "activation": ""})"), "architecture.activation: expected");
+  ExpectRefused(with(R"({"name": "mlp", "layers": [1]})"), "architecture.layers: expected a list");
+  ExpectRefused(with(R"({"name": "lenet", "padding": -1})"), "architecture.padding: expected");
+  ExpectRefused(with(R"({"name": "resnet20", "shortcut": "C"})"),
+                "architecture.shortcut: expected");
+}
+
+TEST(ManifestTest, FingerprintsTellArchitecturesApart) {
+  const auto fingerprint = [](const std::string& value) {
+    return ManifestFingerprint(
+        ParseManifest("model.json", Replaced("0.001", "0.001, \"architecture\": " + value))
+            .value());
+  };
+  const std::string mlp = fingerprint("\"mlp\"");
+  EXPECT_NE(mlp, ManifestFingerprint(ParseManifest("model.json", kGood).value()));
+  EXPECT_EQ(fingerprint(R"({"name": "mlp"})"), mlp);
+  EXPECT_EQ(fingerprint(R"({"name": "mlp", "activation": "relu"})"), mlp);
+  EXPECT_EQ(fingerprint(R"({"name": "lenet", "padding": 0, "pool": "max"})"),
+            fingerprint("\"lenet\""));
+  for (const char* other :
+       {R"({"name": "mlp", "activation": "tanh"})", R"({"name": "mlp", "layers": ["a"]})",
+        R"("lenet")", R"({"name": "lenet", "padding": 1})", R"({"name": "lenet", "pool": "avg"})",
+        R"({"name": "all_cnn_c", "padding": "tensorflow"})", R"({"name": "vit", "heads": 2})",
+        R"({"name": "vit", "pool": "avg"})", R"({"name": "resnet20", "shortcut": "A"})"}) {
+    EXPECT_NE(fingerprint(other), mlp) << other;
+  }
+  EXPECT_NE(fingerprint(R"({"name": "lenet", "padding": 1})"), fingerprint("\"lenet\""));
+}
+
 // A posterior that an older version wrote stays valid: tests/data/registry_v1.
 TEST(ManifestTest, FingerprintsOfOlderVersionsStayTheSame) {
   const std::filesystem::path model = LAPLACED_SOURCE_DIR "/tests/data/registry_v1/models/mlp/1";
