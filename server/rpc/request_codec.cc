@@ -1,6 +1,8 @@
 #include "server/rpc/request_codec.h"
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/model/field_error.h"
@@ -27,6 +29,24 @@ absl::Status CheckShape(const std::string& field,
 
 // Draws of one request; more would keep the compute thread from everybody else.
 constexpr int64_t kMostSamples = 10000;
+
+// Each costs the answer a number for every row, so a name that is repeated a million times would
+// cost a thousand times the bytes of its request.
+absl::Status ReadOodScores(const google::protobuf::RepeatedPtrField<std::string>& names,
+                           std::vector<std::string>* scores) {
+  constexpr int kMostScores = 64;
+  if (names.size() > kMostScores) {
+    return FieldError("ood_scores",
+                      absl::StrCat("expected at most ", kMostScores, " names, got ", names.size()));
+  }
+  scores->assign(names.begin(), names.end());
+  for (auto name = scores->begin(); name != scores->end(); ++name) {
+    if (std::find(scores->begin(), name, *name) == name) continue;
+    return FieldError(absl::StrCat("ood_scores[", name - scores->begin(), "]"),
+                      absl::StrCat("expected every score once, got '", *name, "' again"));
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<LinkApprox> ToLinkApprox(v1::LinkApprox link_approx) {
   switch (link_approx) {
@@ -219,7 +239,8 @@ absl::StatusOr<PredictOptions> ToPredictOptions(const v1::PredictRequest& reques
   const absl::StatusOr<LinkApprox> link = ToLinkApprox(request.link_approx());
   if (!link.ok()) return link.status();
   options.link_approx = *link;
-  options.ood_scores.assign(request.ood_scores().begin(), request.ood_scores().end());
+  absl::Status scores = ReadOodScores(request.ood_scores(), &options.ood_scores);
+  if (!scores.ok()) return scores;
   options.return_covariance = request.return_covariance();
   if (request.has_temperature()) {
     const absl::Status status = CheckPositive("temperature", request.temperature());
@@ -242,9 +263,9 @@ absl::StatusOr<PredictOptions> ToPredictOptions(const v1::PredictRequest& reques
 
 absl::StatusOr<ScoreOptions> ToScoreOptions(const v1::ScoreRequest& request) {
   ScoreOptions options;
-  const absl::Status status = ReadMode(request, false, &options);
+  absl::Status status = ReadMode(request, false, &options);
+  if (status.ok()) status = ReadOodScores(request.ood_scores(), &options.ood_scores);
   if (!status.ok()) return status;
-  options.ood_scores.assign(request.ood_scores().begin(), request.ood_scores().end());
   return options;
 }
 

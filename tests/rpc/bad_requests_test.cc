@@ -410,6 +410,20 @@ std::vector<BadRequest> BadPredictions() {
        kInvalid,
        "ood_scores",
        {"energy", "got 'entropie'"}},
+      {"ScoreTwice",
+       Predict([](R& r) {
+         for (const char* name : {"energy", "msp", "energy"}) r.add_ood_scores(name);
+       }),
+       kInvalid,
+       "ood_scores[2]",
+       {"every score once", "'energy' again"}},
+      {"ScoresWithoutEnd",
+       Score([](v1::ScoreRequest& r) {
+         for (int i = 0; i < 100000; ++i) r.add_ood_scores("energy");
+       }),
+       kInvalid,
+       "ood_scores",
+       {"at most 64", "got 100000"}},
       {"ScoreWithoutModel",
        Score([](v1::ScoreRequest& r) { r.clear_model(); }),
        kInvalid,
