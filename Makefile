@@ -5,6 +5,7 @@
 #   make bench    what exact predictives and curvature products cost, beside the usual ways (minutes; wants a quiet machine)
 #   make bench-fit  what debiasing buys: fits of every kind compared on the demo network (minutes; tables in Markdown)
 #   make bench-serving  what a call costs beside bare gRPC, with a model that computes nothing (two minutes)
+#   make fuzz     every reader of untrusted bytes with libFuzzer, TIME=60 seconds each; prints executions, crashes, peak memory
 #   make test-replicas  two servers behind HAProxy, one of them killed, stopped, unplugged, updated under load (root; three to five minutes)
 #   make test-image  builds the container images without a container engine and tries them (root; an hour on two cores)
 #   make test-monitoring  every query of dashboard, alerts and autoscaler, asked of a real Prometheus (three minutes)
@@ -31,9 +32,10 @@ PYTHON_TEST_PACKAGES := python3-pytest mypy python3-torch python3-matplotlib chr
 REPLICAS_PACKAGES := haproxy iproute2
 MONITORING_PACKAGES := prometheus python3-yaml curl
 DEMO_PACKAGES := dataset-fashion-mnist python3-sklearn
+FUZZ_PACKAGES := clang libclang-rt-dev
 IMAGE_TEST_PACKAGES := buildah debootstrap jq curl iproute2 procps python3 dataset-fashion-mnist
 
-.PHONY: all build python test test-replicas bench bench-fit bench-serving demo format check-format clean deps-build deps-demo deps-python deps-replicas deps-test test-image test-monitoring validate-manifests
+.PHONY: all build python test test-replicas bench bench-fit bench-serving demo fuzz format check-format clean deps-build deps-demo deps-python deps-replicas deps-test test-image test-monitoring validate-manifests
 
 all: build
 
@@ -87,6 +89,14 @@ python: deps-python
 
 test: deps-test build
 	ctest --preset $(PRESET)
+
+# TARGETS=npy,npz fuzzes these alone.
+TIME ?= 60
+fuzz: deps-build
+	$(call install,$(FUZZ_PACKAGES))
+	cmake --preset fuzz >/dev/null
+	cmake --build build/fuzz --parallel $(JOBS) --target fuzzers
+	tests/fuzz/run.py build/fuzz --time $(TIME) --jobs $(JOBS) $(if $(TARGETS),--targets $(TARGETS))
 
 # HAPROXY=FILE takes another HAProxy.
 test-replicas: deps-replicas build

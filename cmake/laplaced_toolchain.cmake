@@ -13,6 +13,14 @@ if(MOLD_PROGRAM AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   add_link_options(-fuse-ld=mold)
 endif()
 
+if(LAPLACED_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "LAPLACED_FUZZ needs libFuzzer, which comes with Clang: cmake --preset fuzz")
+  endif()
+  # Whatever a sanitizer finds ends the program, so that libFuzzer keeps the input.
+  add_compile_options(-fsanitize=fuzzer-no-link -fno-sanitize-recover=all)
+endif()
+
 if(LAPLACED_SANITIZE)
   add_compile_options(-fsanitize=${LAPLACED_SANITIZE} -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${LAPLACED_SANITIZE})
