@@ -6,6 +6,7 @@
 #   make bench-fit  what debiasing buys: fits of every kind compared on the demo network (minutes; tables in Markdown)
 #   make bench-serving  what a call costs beside bare gRPC, with a model that computes nothing (two minutes)
 #   make fuzz     every reader of untrusted bytes with libFuzzer, TIME=60 seconds each; prints executions, crashes, peak memory
+#   make stress   kills a real server CYCLES=200 times while it writes, and fills its disk; nothing acknowledged may be lost (20 minutes)
 #   make test-replicas  two servers behind HAProxy, one of them killed, stopped, unplugged, updated under load (root; three to five minutes)
 #   make test-image  builds the container images without a container engine and tries them (root; an hour on two cores)
 #   make test-monitoring  every query of dashboard, alerts and autoscaler, asked of a real Prometheus (three minutes)
@@ -35,7 +36,7 @@ DEMO_PACKAGES := dataset-fashion-mnist python3-sklearn
 FUZZ_PACKAGES := clang libclang-rt-dev
 IMAGE_TEST_PACKAGES := buildah debootstrap jq curl iproute2 procps python3 dataset-fashion-mnist
 
-.PHONY: all build python test test-replicas bench bench-fit bench-serving demo fuzz format check-format clean deps-build deps-demo deps-python deps-replicas deps-test test-image test-monitoring validate-manifests
+.PHONY: all build python test test-replicas bench bench-fit bench-serving demo fuzz stress format check-format clean deps-build deps-demo deps-python deps-replicas deps-test test-image test-monitoring validate-manifests
 
 all: build
 
@@ -97,6 +98,12 @@ fuzz: deps-build
 	cmake --preset fuzz >/dev/null
 	cmake --build build/fuzz --parallel $(JOBS) --target fuzzers
 	tests/fuzz/run.py build/fuzz --time $(TIME) --jobs $(JOBS) $(if $(TARGETS),--targets $(TARGETS))
+
+# SEED=N repeats the moments of a run that failed.
+CYCLES ?= 200
+stress: deps-build build
+	tests/stress/run.sh $(BUILD)/server/app/laplaced crash_test.py --cycles $(CYCLES) $(if $(SEED),--seed $(SEED))
+	tests/stress/run.sh $(BUILD)/server/app/laplaced disk_test.py
 
 # HAPROXY=FILE takes another HAProxy.
 test-replicas: deps-replicas build
