@@ -1,15 +1,12 @@
 #include "server/offline/fit_command.h"
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "formats/dataset_id.h"
 #include "server/model/torch_status.h"
+#include "server/offline/data_flags.h"
 
 namespace laplaced {
 namespace {
@@ -28,24 +25,18 @@ constexpr char kFooter[] =
     "\n"
     "Exit status: 0 fitted, 1 failed, 2 bad flags.\n"
     "\n"
+    "\"laplace-fit newton-step --help\" tells of another command, which moves a checkpoint closer "
+    "to its\n"
+    "mode before the fit.\n"
+    "\n"
     "Examples:\n"
     "  laplace-fit --registry /srv/registry resnet20 --train train.npz --validation val.npz\n"
     "  torchrun --no_python --nproc_per_node 4 laplace-fit --registry /srv/registry resnet50 \\\n"
     "      --train images.npy,labels.npy --train-rows 0:1200000 --resume";
 
-// As the API's names are spelled.
-std::string Underscored(std::string word) {
-  std::replace(word.begin(), word.end(), '-', '_');
-  return word;
-}
-
-// A choice whose words are those of the API, with '-' for '_'.
 void AddWord(CLI::App& app, const std::string& flag, std::string& value,
              std::vector<std::string> words, const std::string& description) {
-  app.add_option_function<std::string>(
-         flag, [&value](const std::string& word) { value = Underscored(word); }, description)
-      ->check(CLI::IsMember(std::move(words)))
-      ->group("Fit");
+  laplaced::AddWord(app, flag, value, std::move(words), description, "Fit");
 }
 
 template <typename T>
@@ -123,77 +114,6 @@ void AddFitFlags(CLI::App& app, FitRequest& r) {
             "Use at most this many validation examples (default all)");
 }
 
-struct DataFlags {
-  std::string data, rows;
-};
-
-void AddDataFlags(CLI::App& app, const std::string& flag, const std::string& what, bool required,
-                  DataFlags& flags) {
-  CLI::Option* data =
-      app.add_option(flag, flags.data,
-                     what +
-                         ": the id of a data set in the registry, a .npz with x and y, or two "
-                         "files (.npy, IDX) for inputs and targets, which are put into the "
-                         "registry first")
-          ->type_name("ID|FILE[,FILE]")
-          ->required(required)
-          ->group("Data");
-  app.add_option(flag + "-rows", flags.rows,
-                 absl::StrCat("Only these rows of the files, END excluded"))
-      ->type_name("BEGIN:END")
-      ->needs(data)
-      ->group("Data");
-}
-
-// Into an id or files.
-absl::Status ReadData(const std::string& flag, const DataFlags& flags, std::string& id,
-                      absl::optional<DataFiles>& files) {
-  if (flags.data.empty()) return absl::OkStatus();
-  if (IsDatasetId(flags.data)) {
-    if (!flags.rows.empty()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(flag, "-rows: only files can be cut, not a data set in the registry"));
-    }
-    id = flags.data;
-    return absl::OkStatus();
-  }
-  const std::vector<std::string> paths = absl::StrSplit(flags.data, ',');
-  if (paths.size() > 2 || std::count(paths.begin(), paths.end(), "") > 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(flag, ": expected an id sha256-..., FILE or FILE,FILE, got ", flags.data));
-  }
-  files.emplace();
-  files->inputs = paths[0];
-  if (paths.size() == 2) files->targets = paths[1];
-  if (flags.rows.empty()) return absl::OkStatus();
-  const std::vector<std::string> ends = absl::StrSplit(flags.rows, ':');
-  const auto bad = [&] {
-    return absl::InvalidArgumentError(
-        absl::StrCat(flag, "-rows: expected BEGIN:END with BEGIN before END, such as 0:50000, got ",
-                     flags.rows));
-  };
-  if (ends.size() != 2) return bad();
-  if (!ends[0].empty() && (!absl::SimpleAtoi(ends[0], &files->begin) || files->begin < 0)) {
-    return bad();
-  }
-  if (!ends[1].empty() && (!absl::SimpleAtoi(ends[1], &files->end) || files->end <= files->begin)) {
-    return bad();
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ReadModel(const std::string& text, FitRequest& request) {
-  const std::vector<std::string> parts = absl::StrSplit(text, '/');
-  if (parts.size() > 2 || parts[0].empty() ||
-      (parts.size() == 2 &&
-       (!absl::SimpleAtoi(parts[1], &request.version) || request.version < 1))) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("MODEL: expected NAME or NAME/VERSION, got ", text));
-  }
-  request.model = parts[0];
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<ParsedFitCommand> ParseFitCommand(int argc, const char* const* argv) {
@@ -259,7 +179,7 @@ absl::StatusOr<ParsedFitCommand> ParseFitCommand(int argc, const char* const* ar
   } catch (const CLI::ParseError& error) {
     return absl::InvalidArgumentError(absl::StrCat(error.what(), " (see laplace-fit --help)"));
   }
-  LAPLACED_RETURN_IF_ERROR(ReadModel(model, command.request));
+  LAPLACED_RETURN_IF_ERROR(ReadModel(model, command.request.model, command.request.version));
   LAPLACED_RETURN_IF_ERROR(
       ReadData("--train", training, command.request.train_dataset_id, command.training));
   LAPLACED_RETURN_IF_ERROR(ReadData("--validation", validation,

@@ -1,4 +1,5 @@
-// The command line of laplace-fit: what to fit, on which data, how. Free functions; thread-safe.
+// The command line of laplace-fit, but for its command newton-step (newton_command.h): what to fit,
+// on which data, how. Free functions; thread-safe.
 #pragma once
 
 #include <cstdint>

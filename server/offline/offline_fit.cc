@@ -11,6 +11,7 @@
 #include "server/laplace/lanczos_checkpoint.h"
 #include "server/model/torch_status.h"
 #include "server/observe/log.h"
+#include "server/offline/logged_progress.h"
 #include "server/registry/posterior_artifact.h"
 #include "server/registry/registry_lock.h"
 #include "server/registry/repository.h"
@@ -18,35 +19,6 @@
 
 namespace laplaced {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-// Tells the log of stages, and of progress every ten seconds.
-class LoggedProgress : public OperationHandle {
- public:
-  LoggedProgress(const Ranks& ranks, const std::atomic<bool>& stop)
-      : speaks_(ranks.rank() == 0), stop_(stop) {}
-
-  bool cancelled() const override { return stop_.load(); }
-
-  void Report(const std::string& phase, int64_t done, int64_t total, double fraction) override {
-    const Clock::time_point now = Clock::now();
-    const bool fresh = phase != phase_;
-    if (!speaks_ || (!fresh && now < next_)) return;
-    phase_ = phase;
-    next_ = now + std::chrono::seconds(10);
-    LogInfo("fitting", {{"phase", phase},
-                        {"done", done},
-                        {"total", total},
-                        {"percent", static_cast<int64_t>(100 * fraction)}});
-  }
-
- private:
-  const bool speaks_;
-  const std::atomic<bool>& stop_;
-  std::string phase_;
-  Clock::time_point next_;
-};
 
 // What rank 0 decides before all load the same: version and data sets.
 absl::Status Agree(const FitCommand& command, const Repository& repository,
@@ -138,7 +110,7 @@ absl::StatusOr<std::string> FitOffline(const FitCommand& command, const Ranks& r
   LAPLACED_ASSIGN_OR_RETURN(
       const std::string folder,
       repository.PosteriorFolder({job.record.model, job.record.version}, job.record.id));
-  LoggedProgress progress(ranks, stop);
+  LoggedProgress progress("fitting", ranks.rank() == 0, stop);
   LAPLACED_RETURN_IF_ERROR(RunFitJob(job, folder, progress, &checkpoint));
   if (!writes) return job.record.id;
 

@@ -108,6 +108,8 @@ absl::StatusOr<Repository> Repository::Open(const std::string& root) {
   absl::StatusOr<std::vector<ModelVersion>> models = repository.ListModels();
   if (!models.ok()) return models.status();
   for (const ModelVersion& model : *models) {
+    absl::Status staged = RemoveTemporaries(repository.FolderOf(model.name));
+    if (!staged.ok()) return staged;
     const std::string folder = repository.FolderOf(model);
     if (absl::Status status = RemoveTemporaries(folder); !status.ok()) return status;
     absl::Status status = RemoveTemporaries(Join(folder, kPosteriorsFolder));
@@ -277,6 +279,32 @@ absl::StatusOr<int64_t> Repository::BytesOf(const ModelVersion& model,
     bytes += FileBytes(entry->path().string());
   }
   return bytes;
+}
+
+absl::StatusOr<std::string> Repository::StagingFolder(const std::string& name) const {
+  absl::StatusOr<int64_t> latest = LatestVersion(name);
+  if (!latest.ok()) return latest.status();
+  return TemporaryPath(FolderOf(name));
+}
+
+absl::StatusOr<int64_t> Repository::AddVersion(const std::string& name,
+                                               const std::string& staged) const {
+  if (single_.is_version) {
+    return absl::FailedPreconditionError(
+        "registry: a folder of one model version takes no further version; use a registry");
+  }
+  for (;;) {
+    absl::StatusOr<int64_t> latest = LatestVersion(name);
+    if (!latest.ok()) return latest.status();
+    const int64_t version = *latest + 1;
+    absl::Status status = RenameFolder(staged, Join(FolderOf(name), absl::StrCat(version)));
+    if (status.ok()) return version;
+    // Somebody put a folder there in between: the next number, then.
+    if (!absl::IsAlreadyExists(status)) return status;
+    absl::StatusOr<int64_t> now = LatestVersion(name);
+    if (!now.ok()) return now.status();
+    if (*now == *latest) return status;  // a file has the name, which is no version
+  }
 }
 
 std::string Repository::FolderOf(const std::string& name) const {

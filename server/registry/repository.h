@@ -88,6 +88,16 @@ class Repository {
   // disk; what is missing counts as nothing. Errors: INVALID_ARGUMENT, NOT_FOUND (model).
   absl::StatusOr<int64_t> BytesOf(const ModelVersion& model, const std::string& posterior_id) const;
 
+  // A fresh path beside the versions of a model, for a folder that is to become one of them;
+  // nothing is created, and what a killed process leaves there, Open removes. Errors:
+  // INVALID_ARGUMENT (name), NOT_FOUND.
+  absl::StatusOr<std::string> StagingFolder(const std::string& name) const;
+
+  // Makes the folder at such a path the highest version of the model, at once or not at all, and
+  // returns its number. The caller has synced the content. Errors: INVALID_ARGUMENT (name),
+  // NOT_FOUND, FAILED_PRECONDITION (a single model, which has no versions to add to).
+  absl::StatusOr<int64_t> AddVersion(const std::string& name, const std::string& staged) const;
+
   std::string DatasetsFolder() const;
   std::string OperationsFolder() const;
 

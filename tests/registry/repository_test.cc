@@ -53,6 +53,43 @@ TEST_F(RepositoryTest, CreatesItsFolders) {
   EXPECT_THAT(*repository.ListModels(), ElementsAre());
 }
 
+TEST_F(RepositoryTest, AddsAStagedFolderAsTheHighestVersion) {
+  MakeFolder("models/net/1");
+  MakeFolder("models/net/9");
+  const Repository repository = Open();
+  const absl::StatusOr<std::string> staged = repository.StagingFolder("net");
+  ASSERT_THAT(staged, IsOk());
+  EXPECT_THAT(NamesIn(root_ + "/models/net"), ElementsAre("1", "9"));
+  std::filesystem::create_directories(*staged);
+  EXPECT_EQ(*repository.LatestVersion("net"), 9);  // it is no version yet
+  const absl::StatusOr<int64_t> version = repository.AddVersion("net", *staged);
+  ASSERT_THAT(version, IsOk());
+  EXPECT_EQ(*version, 10);
+  EXPECT_THAT(NamesIn(root_ + "/models/net"), ElementsAre("1", "10", "9"));
+  EXPECT_THAT(repository.StagingFolder("none"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(repository.StagingFolder("../net"), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(repository.AddVersion("net", *staged), StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST_F(RepositoryTest, AFileWithTheNameOfTheNextVersionIsNotReplaced) {
+  MakeFolder("models/net/1");
+  WriteFile("models/net/2", "not a folder");
+  const Repository repository = Open();
+  const std::string staged = *repository.StagingFolder("net");
+  std::filesystem::create_directories(staged);
+  EXPECT_THAT(repository.AddVersion("net", staged), Not(IsOk()));
+  EXPECT_EQ(*repository.LatestVersion("net"), 1);
+}
+
+TEST_F(RepositoryTest, OpenRemovesHalfWrittenVersions) {
+  WriteFile("models/net/1/model.pt", "a model");
+  const std::string staged = *Open().StagingFolder("net");
+  std::filesystem::create_directories(staged);
+  test_support::WriteFileBytes(staged + "/model.pt", "half");
+  Open();
+  EXPECT_THAT(NamesIn(root_ + "/models/net"), ElementsAre("1"));
+}
+
 TEST_F(RepositoryTest, SaysWhichRootItCannotUse) {
   temp_.Write("registry", "a file");
   EXPECT_THAT(Repository::Open(root_).status().message(), HasSubstr(root_));

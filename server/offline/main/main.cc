@@ -1,6 +1,7 @@
-// The laplace-fit command: flags, launcher's environment, LibTorch start-up, the fit.
+// The laplace-fit command: flags, launcher's environment, LibTorch start-up, the fit or the Newton
+// step.
 //
-// Exit codes: 0 fitted, 1 failed or stopped by SIGTERM or SIGINT, 2 bad flags or environment.
+// Exit codes: 0 done, 1 failed or stopped by SIGTERM or SIGINT, 2 bad flags or environment.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -16,6 +17,7 @@
 #include "server/model/torch_runtime.h"
 #include "server/observe/log.h"
 #include "server/offline/offline_fit.h"
+#include "server/offline/offline_newton.h"
 
 namespace laplaced {
 namespace {
@@ -55,25 +57,30 @@ absl::Status Fit(const FitCommand& command, const Launch& launch) {
   return absl::OkStatus();
 }
 
-int Main(int argc, char** argv) {
+// Of every command, once its flags are known.
+void Begin(char** argv) {
+  // Executes this program again, before it has started any thread.
+  ReexecWithPassiveOpenMp(argv);
+  LogFormat format = LogFormat::kText;
+  ParseLogFormat("auto", &format);
+  SetLogFormat(format);
+  struct sigaction action = {};
+  action.sa_handler = Stop;
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGINT, &action, nullptr);
+}
+
+int FitMain(int argc, char** argv) {
   const auto parsed = ParseFitCommand(argc, argv);
   if (!parsed.ok()) return Fail(2, parsed.status());
   if (!parsed->command) {
     std::fputs(parsed->output.c_str(), stdout);
     return 0;
   }
-  // Executes this program again, before it has started any thread.
-  ReexecWithPassiveOpenMp(argv);
-  LogFormat format = LogFormat::kText;
-  ParseLogFormat("auto", &format);
-  SetLogFormat(format);
+  Begin(argv);
   const auto launch = LaunchOf([](const char* name) { return std::getenv(name); });
   if (!launch.ok()) return Fail(2, launch.status());
-  struct sigaction action = {};
-  action.sa_handler = Stop;
-  action.sa_flags = SA_RESTART;
-  sigaction(SIGTERM, &action, nullptr);
-  sigaction(SIGINT, &action, nullptr);
 
   const FitCommand& command = *parsed->command;
   const int share = CpuQuotaThreads() / static_cast<int>(launch->local_size);
@@ -81,6 +88,27 @@ int Main(int argc, char** argv) {
   absl::Status status = InitTorchRuntime(threads, command.allow_slow_blas);
   if (status.ok()) status = Fit(command, *launch);
   return status.ok() ? 0 : Fail(1, status);
+}
+
+int NewtonMain(int argc, char** argv) {
+  const auto parsed = ParseNewtonCommand(argc, argv);
+  if (!parsed.ok()) return Fail(2, parsed.status());
+  if (!parsed->command) {
+    std::fputs(parsed->output.c_str(), stdout);
+    return 0;
+  }
+  Begin(argv);
+  const NewtonCommand& command = *parsed->command;
+  const absl::Status ready = InitTorchRuntime(command.compute_threads, command.allow_slow_blas);
+  if (!ready.ok()) return Fail(1, ready);
+  const auto made = NewtonOffline(command, stop);
+  if (!made.ok()) return Fail(1, made.status());
+  std::printf("%s\n", made->c_str());
+  return 0;
+}
+
+int Main(int argc, char** argv) {
+  return IsNewtonCommand(argc, argv) ? NewtonMain(argc, argv) : FitMain(argc, argv);
 }
 
 }  // namespace

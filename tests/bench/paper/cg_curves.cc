@@ -37,52 +37,96 @@ Along MeasureAlong(const EmpiricalRisk& risk, const CapturePlan& plan, const at:
           loss.along.mean + at::mv(u.square().t(), decay)};
 }
 
-void WriteSlopes(const Options& options, const Experiment& e, const EmpiricalRisk& risk,
-                 const std::string& checkpoint, Csv& csv) {
-  for (size_t i = 0; i < options.batch_sizes.size(); ++i) {
-    std::vector<Along> on_b1, on_b2;
-    std::vector<at::Tensor> directions;
-    int64_t steps = options.cg_steps;
-    for (const Repetition& repetition : e.repetitions) {
-      const auto path =
-          Must(FindNewtonPath(risk, repetition.b1[i], {}, StepOptions(options, 0))).path();
-      at::Tensor u = path.directions / path.directions.norm(2, {0}, /*keepdim=*/true);
-      on_b1.push_back(MeasureAlong(risk, e.plan, repetition.b1[i], u));
-      on_b2.push_back(MeasureAlong(risk, e.plan, repetition.b2, u));
-      steps = std::min(steps, path.size());
-      directions.push_back(std::move(u));
-    }
-    const Along on_d = MeasureAlong(risk, e.plan, e.d, at::cat(directions, 1));
-    std::vector<int64_t> begins = {0};
-    for (const at::Tensor& u : directions) begins.push_back(begins.back() + u.size(1));
-    for (int64_t k = 0; k < steps; ++k) {
-      std::vector<double> s1, s2, sd, c1, c2, cd;
-      for (size_t s = 0; s < directions.size(); ++s) {
-        const int64_t column = begins[s] + k;
-        s1.push_back(on_b1[s].slope[k].item<double>());
-        s2.push_back(on_b2[s].slope[k].item<double>());
-        sd.push_back(on_d.slope[column].item<double>());
-        c1.push_back(on_b1[s].curvature[k].item<double>());
-        c2.push_back(on_b2[s].curvature[k].item<double>());
-        cd.push_back(on_d.curvature[column].item<double>());
+// The directions of one run of conjugate gradients, and what its own batch says along them.
+struct OwnPath {
+  at::Tensor u;  // [P, K] fp64, unit
+  Along on_b1;
+  int64_t begin;  // of its columns among those of all runs
+  int64_t size() const { return u.size(1); }
+};
+
+OwnPath FollowBatch(const Options& options, const EmpiricalRisk& risk, const at::Tensor& b1,
+                    int64_t begin) {
+  const auto path = Must(FindNewtonPath(risk, b1, {}, StepOptions(options, 0))).path();
+  const at::Tensor norms = path.directions.norm(2, {0}, /*keepdim=*/true);
+  OwnPath own{path.directions / norms, {}, begin};
+  own.on_b1.slope = at::mv(own.u.t(), Must(RegularisedGradient(risk, b1)));
+  own.on_b1.curvature = at::empty({path.size()}, at::kDouble);
+  for (int64_t k = 0; k < path.size(); ++k) {
+    const double norm = norms[0][k].item<double>();
+    own.on_b1.curvature[k] = path.steps[static_cast<size_t>(k)].curvature / (norm * norm);
+  }
+  return own;
+}
+
+class Slopes {
+ public:
+  Slopes(const Options& options, const Experiment& e, const EmpiricalRisk& risk,
+         std::string checkpoint, Csv& csv)
+      : options_(options), e_(e), risk_(risk), checkpoint_(std::move(checkpoint)), csv_(csv) {}
+
+  void Run() {
+    std::vector<at::Tensor> all;
+    int64_t begin = 0;
+    for (const Repetition& repetition : e_.repetitions) {
+      std::vector<OwnPath> paths;
+      std::vector<at::Tensor> of_repetition;
+      begins_.push_back(begin);
+      for (const at::Tensor& b1 : repetition.b1) {
+        paths.push_back(FollowBatch(options_, risk_, b1, begin));
+        begin += paths.back().size();
+        of_repetition.push_back(paths.back().u);
       }
-      csv.NewRow() << options.name << checkpoint << options.batch_sizes[i] << options.b2 << k + 1
-                   << options.seeds << MeanOf(s1).value << MeanOf(s2).value << MeanOf(sd).value
-                   << RatioOfMeans(s1, sd) << RatioOfMeans(s2, sd) << MeanOf(c1).value
-                   << MeanOf(c2).value << MeanOf(cd).value;
-      if (k == 0 || k == steps / 2 || k == steps - 1) {
-        const Estimate biased = RatioOfMeans(s1, sd), debiased = RatioOfMeans(s2, sd);
-        std::printf(
-            "%s, |B1| = %5d, CG step %2d: slope on B1 %.2f +- %.2f, on B2 %.2f +- %.2f of "
-            "D; curvature %.2f, %.2f\n",
-            checkpoint.c_str(), static_cast<int>(options.batch_sizes[i]), static_cast<int>(k + 1),
-            biased.value, biased.standard_error, debiased.value, debiased.standard_error,
-            MeanOf(c1).value / MeanOf(cd).value, MeanOf(c2).value / MeanOf(cd).value);
-      }
+      on_b2_.push_back(MeasureAlong(risk_, e_.plan, repetition.b2, at::cat(of_repetition, 1)));
+      all.insert(all.end(), of_repetition.begin(), of_repetition.end());
+      paths_.push_back(std::move(paths));
     }
+    on_d_ = MeasureAlong(risk_, e_.plan, e_.d, at::cat(all, 1));
+    for (size_t i = 0; i < options_.batch_sizes.size(); ++i) Write(i);
     std::fflush(stdout);
   }
-}
+
+ private:
+  void Write(size_t i) {
+    int64_t steps = options_.cg_steps;
+    for (const auto& paths : paths_) steps = std::min(steps, paths[i].size());
+    for (int64_t k = 0; k < steps; ++k) {
+      std::vector<double> s1, s2, sd, c1, c2, cd;
+      for (size_t s = 0; s < paths_.size(); ++s) {
+        const OwnPath& own = paths_[s][i];
+        const int64_t on_all = own.begin + k, on_own = on_all - begins_[s];
+        s1.push_back(own.on_b1.slope[k].item<double>());
+        s2.push_back(on_b2_[s].slope[on_own].item<double>());
+        sd.push_back(on_d_.slope[on_all].item<double>());
+        c1.push_back(own.on_b1.curvature[k].item<double>());
+        c2.push_back(on_b2_[s].curvature[on_own].item<double>());
+        cd.push_back(on_d_.curvature[on_all].item<double>());
+      }
+      const Estimate biased = RatioOfMeans(s1, sd), debiased = RatioOfMeans(s2, sd);
+      csv_.NewRow() << options_.name << checkpoint_ << options_.batch_sizes[i] << options_.b2
+                    << k + 1 << options_.seeds << MeanOf(s1).value << MeanOf(s2).value
+                    << MeanOf(sd).value << biased << debiased << MeanOf(c1).value
+                    << MeanOf(c2).value << MeanOf(cd).value;
+      if (k != 0 && k != steps / 2 && k != steps - 1) continue;
+      std::printf(
+          "%s, |B1| = %5d, CG step %2d: slope on B1 %.2f +- %.2f, on B2 %.2f +- %.2f of D; "
+          "curvature %.2f, %.2f\n",
+          checkpoint_.c_str(), static_cast<int>(options_.batch_sizes[i]), static_cast<int>(k + 1),
+          biased.value, biased.standard_error, debiased.value, debiased.standard_error,
+          MeanOf(c1).value / MeanOf(cd).value, MeanOf(c2).value / MeanOf(cd).value);
+    }
+  }
+
+  const Options& options_;
+  const Experiment& e_;
+  const EmpiricalRisk& risk_;
+  const std::string checkpoint_;
+  Csv& csv_;
+  std::vector<std::vector<OwnPath>> paths_;  // by repetition and batch size
+  std::vector<int64_t> begins_;              // of each repetition's columns
+  std::vector<Along> on_b2_;                 // by repetition
+  Along on_d_;
+};
 
 // Losses after every step: [steps + 1], of one run.
 struct Curve {
@@ -182,8 +226,8 @@ void MeasureConjugateGradients(const Options& options, const Experiment& experim
              "network,checkpoint,b1,b2,step,repetitions,on_b1,on_b2,on_d,biased_ratio,"
              "biased_ratio_se,debiased_ratio,debiased_ratio_se,curvature_b1,curvature_b2,"
              "curvature_d");
-  WriteSlopes(options, experiment, experiment.risk, "trained", slopes);
-  WriteSlopes(options, experiment, early, "early", slopes);
+  if (!options.quick) Slopes(options, experiment, experiment.risk, "trained", slopes).Run();
+  Slopes(options, experiment, early, "early", slopes).Run();
   Curves(options, experiment, early).Run();
 }
 

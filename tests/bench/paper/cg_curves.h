@@ -15,7 +15,7 @@
 //     keeps its last iterate.
 //
 // Slopes, curvatures and steps are of the training objective with weight decay, losses without.
-// checkpoint: trained (C5 only) and early.
+// checkpoint: trained (C5 only, and not with --quick) and early.
 #pragma once
 
 #include "tests/bench/paper/experiment.h"

@@ -26,13 +26,15 @@ void MakeQuick(const CLI::App& app, Options& o) {
   };
   set("--batch-sizes", o.batch_sizes, std::vector<int64_t>{32, 128});
   set("--rank", o.rank, int64_t{8});
-  set("--b2", o.b2, int64_t{256});
-  set("--d-size", o.d_size, int64_t{768});
+  set("--b2", o.b2, int64_t{192});
+  set("--d-size", o.d_size, int64_t{512});
   set("--cg-b1", o.cg_b1, int64_t{64});
   set("--cg-b2", o.cg_b2, int64_t{64});
   set("--cg-steps", o.cg_steps, int64_t{8});
-  set("--oracle-size", o.oracle_size, int64_t{512});
-  set("--cut-points", o.cut_points, int64_t{7});
+  set("--oracle-size", o.oracle_size, int64_t{256});
+  set("--cut-points", o.cut_points, int64_t{5});
+  set("--tolerance", o.tolerance, 1e-2);
+  set("--dampings", o.dampings, std::vector<double>{0});
   set("--cut-examples", o.cut_examples, int64_t{128});
 }
 
