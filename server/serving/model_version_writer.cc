@@ -45,9 +45,15 @@ absl::StatusOr<std::string> ManifestText(const std::string& path) {
   return json.dump(2) + "\n";
 }
 
-// The module of a checkpoint folder, of its own.
+// The module of a checkpoint folder, of its own: a Network does not give its module away.
 absl::StatusOr<torch::jit::Module> ReadModule(const std::string& folder) {
-  return torch::jit::load(absl::StrCat(folder, "/", kCheckpointFile));
+  const std::string path = absl::StrCat(folder, "/", kCheckpointFile);
+  if (!OpenRegularFile(path).ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the model's folder has no ", kCheckpointFile,
+                     ", expected a TorchScript checkpoint: no other can be written anew"));
+  }
+  return torch::jit::load(path);
 }
 
 absl::Status Sync(const std::string& path) {

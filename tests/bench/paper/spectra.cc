@@ -92,9 +92,9 @@ class Spectra {
         e_(e),
         width_(options.rank + 1),
         c1_(options.out, "c1_bias_ratio.csv",
-            "network,b1,index,repetitions,on_b1,on_d,ratio,ratio_se"),
+            "network,b1,index,repetitions,on_b1,on_d,ratio,ratio_se,on_d_se"),
         c2_(options.out, "c2_debiased_ratio.csv",
-            "network,b1,b2,index,repetitions,on_b2,on_d,ratio,ratio_se"),
+            "network,b1,b2,index,repetitions,on_b2,on_d,ratio,ratio_se,on_d_se"),
         c3_(options.out, "c3_relative_sd.csv", "network,b1,index,b2,draws,relative_sd,predicted"),
         c4_(options.out, "c4_overlap.csv", "network,batch,k,repetitions,overlap,overlap_se,chance"),
         quadratics_(options.out, "c6_quadratics.csv",
@@ -140,18 +140,20 @@ class Spectra {
 
   void WriteRatios(size_t i) {
     const int64_t b1 = options_.batch_sizes[i];
+    const at::Tensor errors_on_d = on_d_.all.along.StandardError();
     for (int64_t k = 0; k < options_.rank; ++k) {
-      std::vector<double> on_b1, on_b2, on_d;
+      std::vector<double> on_b1, on_b2, on_d, errors;
       for (size_t s = 0; s < tops_.size(); ++s) {
         on_b1.push_back(tops_[s][i].values[k].item<double>());
         on_b2.push_back(AlongB2(s, i, k));
         on_d.push_back(AlongD(s, i, k));
+        errors.push_back(errors_on_d[Column(s, i, k)].item<double>());
       }
       const Estimate biased = RatioOfMeans(on_b1, on_d), debiased = RatioOfMeans(on_b2, on_d);
       c1_.NewRow() << options_.name << b1 << k + 1 << options_.seeds << MeanOf(on_b1).value
-                   << MeanOf(on_d).value << biased;
+                   << MeanOf(on_d).value << biased << MeanOf(errors).value;
       c2_.NewRow() << options_.name << b1 << options_.b2 << k + 1 << options_.seeds
-                   << MeanOf(on_b2).value << MeanOf(on_d).value << debiased;
+                   << MeanOf(on_b2).value << MeanOf(on_d).value << debiased << MeanOf(errors).value;
       if (k == 0 || k == options_.rank / 2 - 1 || k == options_.rank - 1) {
         std::printf("|B1| = %5d, direction %2d: on B1 %.2f +- %.2f, on B2 %.2f +- %.2f of D\n",
                     static_cast<int>(b1), static_cast<int>(k + 1), biased.value,

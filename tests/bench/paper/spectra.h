@@ -1,9 +1,11 @@
 // C1 to C4 and C6: curvature along the top eigenvectors of mini-batches.
 //
-//   c1_bias_ratio.csv      network,b1,index,repetitions,on_b1,on_d,ratio,ratio_se
+//   c1_bias_ratio.csv      network,b1,index,repetitions,on_b1,on_d,ratio,ratio_se,on_d_se
 //     Mean curvature along eigenvector `index` (from 1) of G_B1, on B1 itself (the eigenvalue) and
 //     on D; ratio = mean(on_b1) / mean(on_d): 1 without bias.
-//   c2_debiased_ratio.csv  network,b1,b2,index,repetitions,on_b2,on_d,ratio,ratio_se
+//     on_d_se is the standard error of the curvature on D of one direction, from the spread of its
+//     examples: D is the same in all repetitions, so that ratio_se does not have it.
+//   c2_debiased_ratio.csv  network,b1,b2,index,repetitions,on_b2,on_d,ratio,ratio_se,on_d_se
 //     The same directions measured on B2.
 //   c3_relative_sd.csv     network,b1,index,b2,draws,relative_sd,predicted
 //     How far curvature on B2 scatters from draw to draw, over its mean: for the directions of the
