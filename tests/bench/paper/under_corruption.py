@@ -18,6 +18,7 @@ Writes into --out, and goes on where it was stopped (a finished seed and method 
 import argparse
 import csv
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -260,6 +261,7 @@ def main():
     settings["corruptions"] = " ".join(options.corruptions)
     settings["severities"] = " ".join(map(str, options.severities))
     tables = Tables(options.out, network.name, settings)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the server is stopped too
     patient = ClientOptions(timeouts=Timeouts(predict=3600.0))
     with RunningServer(options.server_binary, network.name, network.folder) as server:
         with Client(server.address, patient) as client:
