@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
 """Posteriors under corruption: accuracy, NLL, ECE and detection at severities 0 (clean) to 5.
 
-    /usr/bin/python3 tests/bench/paper/under_corruption.py --out results
-    /usr/bin/python3 tests/bench/paper/under_corruption.py --network resnet20 --model FOLDER --cifar FOLDER --out results
+    /usr/bin/python3 tests/bench/paper/under_corruption.py --out results/fashion_cnn
+    /usr/bin/python3 tests/bench/paper/under_corruption.py --network resnet20 --model FOLDER --cifar FOLDER --out results/resnet20
 
 Starts a laplaced of its own and fits, over it, every posterior of METHODS, each seed with its own batches, test images and
 random numbers of corruptions. Every posterior answers at two prior precisions: n_beta, N x weight decay, and tuned, the best
 NLL on --validation images. Of each image that is corrupted the clean one is measured too.
 
 Writes into --out, and goes on where it was stopped (a finished seed and method is not done again):
-  NETWORK_corruption_settings.csv   key,value
-  NETWORK_corruption.csv            seed,structure,variant,strategy,prior,severity,images,accuracy,nll,ece
-  NETWORK_corruption_auroc.csv      seed,structure,variant,strategy,prior,severity,score,auroc    clean against that severity
-  NETWORK_corruption_kinds.csv      seed,structure,variant,strategy,prior,corruption,images,accuracy,nll    over all severities
-  NETWORK_corruption_fits.csv       seed,structure,variant,strategy,fit_seconds,prior_tuned,trace,residual_share,milliseconds_per_image
+  corruption_settings.csv   key,value
+  corruption.csv            seed,structure,variant,strategy,prior,severity,images,accuracy,nll,ece
+  corruption_auroc.csv      seed,structure,variant,strategy,prior,severity,score,auroc    clean against that severity
+  corruption_kinds.csv      seed,structure,variant,strategy,prior,corruption,images,accuracy,nll    over all severities
+  corruption_fits.csv       seed,structure,variant,strategy,fit_seconds,prior_tuned,trace,residual_share,milliseconds_per_image
 """
 import argparse
 import csv
@@ -44,6 +44,11 @@ class Method:
     structure: str
     variant: str
     strategy: str
+
+    def matches(self, pattern):
+        """pattern: structure, structure/variant or structure/variant/strategy."""
+        words = pattern.split("/")
+        return [self.structure, self.variant, self.strategy][: len(words)] == words
 
     def fit_options(self, b1, b2, rank):
         if self.structure == "last_layer":
@@ -84,9 +89,9 @@ class Tables:
         "_fits": "seed,structure,variant,strategy,fit_seconds,prior_tuned,trace,residual_share,milliseconds_per_image",
     }
 
-    def __init__(self, folder, network, settings):
+    def __init__(self, folder, settings):
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = lambda suffix: folder / f"{network}_corruption{suffix}.csv"
+        self._path = lambda suffix: folder / f"corruption{suffix}.csv"
         self._rows = {suffix: [] for suffix in self.COLUMNS}
         lines = ["key,value"] + [f"{key},{value}" for key, value in settings.items()]
         kept = self._path("_settings")
@@ -194,7 +199,7 @@ def posterior_answers(tables, seed, method, client, network, cells, data, option
 
 
 def run_seed(tables, seed, client, network, options):
-    methods = [m for m in METHODS if m.structure in options.structures]
+    methods = [m for m in METHODS if not any(m.matches(pattern) for pattern in options.skip)]
     if all((seed, m) in tables.done for m in PLAIN + methods):
         return
     say(f"seed {seed}: corrupting images")
@@ -231,7 +236,8 @@ def parse():
     parser.add_argument("--images", type=int, default=20, help="test images for each corruption and seed (20)")
     parser.add_argument("--corruptions", type=words, default=NAMES, help="comma-separated (all fifteen)")
     parser.add_argument("--severities", type=words, default=SEVERITIES, help="comma-separated (1,2,3,4,5)")
-    parser.add_argument("--structures", type=words, default=("low_rank", "kfac", "last_layer"), help="comma-separated (all)")
+    parser.add_argument("--skip", type=words, default=(), help="posteriors to leave out, comma-separated, such as kfac or "
+                        "low_rank/none/equal_budget")  # fmt: skip
     parser.add_argument("--b1", type=int, default=128, help="examples that choose directions (128)")
     parser.add_argument("--b2", type=int, help="examples that measure curvature (1024; resnet20 512)")
     parser.add_argument("--rank", type=int, help="directions of a low-rank posterior (30; resnet20 20)")
@@ -244,8 +250,10 @@ def parse():
     options.rank = options.rank or (30 if small else 20)
     options.validation = options.validation or (1000 if small else 200)
     options.severities = tuple(int(s) for s in options.severities)
-    for name, values, allowed in (("corruptions", options.corruptions, NAMES), ("severities", options.severities, SEVERITIES),
-                                  ("structures", options.structures, ("low_rank", "kfac", "last_layer"))):  # fmt: skip
+    for pattern in options.skip:
+        if not any(m.matches(pattern) for m in METHODS):
+            parser.error(f"--skip: there is no {pattern}; expected structure, structure/variant or structure/variant/strategy")
+    for name, values, allowed in (("corruptions", options.corruptions, NAMES), ("severities", options.severities, SEVERITIES)):
         wrong = [v for v in values if v not in allowed]
         if wrong:
             parser.error(f"--{name}: expected some of {', '.join(map(str, allowed))}, got {wrong[0]}")
@@ -260,7 +268,7 @@ def main():
     settings = {name: getattr(options, name) for name in ("network", "images", "b1", "b2", "rank", "train_rows", "validation")}
     settings["corruptions"] = " ".join(options.corruptions)
     settings["severities"] = " ".join(map(str, options.severities))
-    tables = Tables(options.out, network.name, settings)
+    tables = Tables(options.out, settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the server is stopped too
     patient = ClientOptions(timeouts=Timeouts(predict=3600.0))
     with RunningServer(options.server_binary, network.name, network.folder) as server:
