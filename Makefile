@@ -4,6 +4,8 @@
 #   make test     installs what is missing, builds, runs every test
 #   make bench    what exact predictives and curvature products cost, beside the usual ways (minutes; wants a quiet machine)
 #   make bench-fit  what debiasing buys: fits of every kind compared on the demo network (minutes; tables in Markdown)
+#   make paper    the paper's experiments on the demo network, as CSV files, figures and a report in run/paper (hours; tests/bench/paper)
+#   make paper-quick  a small version of them (20 minutes)
 #   make bench-serving  what a call costs beside bare gRPC, with a model that computes nothing (two minutes)
 #   make fuzz     every reader of untrusted bytes with libFuzzer, TIME=60 seconds each; prints executions, crashes, peak memory
 #   make stress   kills a real server CYCLES=200 times while it writes, and fills its disk; nothing acknowledged may be lost (20 minutes)
@@ -29,14 +31,15 @@ TEST_PACKAGES := libgtest-dev libgmock-dev libbenchmark-dev clang-format openssl
   python3-yaml iproute2 curl
 # Of the Python client: its wheel, and its tests with exports, pictures and a browser that shows them.
 PYTHON_PACKAGES := python3-setuptools python3-wheel python3-build
-PYTHON_TEST_PACKAGES := python3-pytest mypy python3-torch python3-matplotlib chromium
+PYTHON_TEST_PACKAGES := python3-pytest mypy python3-torch python3-matplotlib python3-scipy python3-pil chromium
+PAPER_PACKAGES := python3-numpy python3-grpcio python3-protobuf python3-torch python3-matplotlib python3-scipy python3-pil
 REPLICAS_PACKAGES := haproxy iproute2
 MONITORING_PACKAGES := prometheus python3-yaml curl
 DEMO_PACKAGES := dataset-fashion-mnist python3-sklearn
 FUZZ_PACKAGES := clang libclang-rt-dev
 IMAGE_TEST_PACKAGES := buildah debootstrap jq curl iproute2 procps python3 dataset-fashion-mnist
 
-.PHONY: all build python test test-replicas bench bench-fit bench-serving demo fuzz stress format check-format clean deps-build deps-demo deps-python deps-replicas deps-test test-image test-monitoring validate-manifests
+.PHONY: all build python test test-replicas bench bench-fit bench-serving demo fuzz stress format check-format clean deps-build deps-demo deps-python deps-replicas deps-test test-image test-monitoring validate-manifests paper paper-quick
 
 all: build
 
@@ -128,6 +131,11 @@ bench: build
 # Other networks and sizes: bench_fit --help.
 bench-fit: deps-demo build
 	$(BUILD)/tests/bench/bench_fit --network fashion_cnn
+
+# CIFAR=FOLDER RESNET20=FOLDER add ResNet-20 and ALL-CNN-C: tests/bench/paper/README.md.
+paper paper-quick: deps-demo build
+	$(call install,$(PAPER_PACKAGES))
+	BUILD=$(abspath $(BUILD)) tests/bench/paper/run.sh $(if $(filter paper-quick,$@),quick,all)
 
 bench-serving: build
 	$(BUILD)/tests/bench/bench_serving

@@ -43,7 +43,7 @@ def claims_table(claims):
         for network, verdict, because in claim.verdicts:
             by_verdict.setdefault((network, verdict), []).append(because)
         words = "<br>".join(f"{network}: {verdict} ({'; '.join(because)})" for (network, verdict), because in by_verdict.items())
-        rows.append([claim.text, words or "not measured"])
+        rows.append([cell.replace("|", "\\|") for cell in (claim.text, words or "not measured")])
     return table(["claim", "what the numbers say"], rows)
 
 

@@ -117,9 +117,9 @@ def _figure(results, path):
                 at = "" if "" in results.priors(method) else prior
                 points = [mean_and_error(results.values(method, at, quantity, [s], score)) for s in severities]
                 mean, error = np.array(points).T
-                axis.errorbar(severities, mean, np.nan_to_num(error), color=colour, marker=".", linewidth=1.2, capsize=2,
+                axis.errorbar(severities, mean, np.nan_to_num(error), color=colour, marker=".", linewidth=1.2, capsize=0,
                               label=_label(method).replace("*", ""))  # fmt: skip
-            title = {"nll": "NLL, nats", "ece": "ECE", "auroc": "AUROC of entropy, clean against corrupted"}[quantity]
+            title = {"nll": "NLL, nats", "ece": "ECE", "auroc": "AUROC of the entropy"}[quantity]
             axis.set_title(f"{title} ({'N beta' if row == 0 else 'tuned prior'})", fontsize=9)
             axis.set_xlabel("severity")
     handles, labels = axes[0][0].get_legend_handles_labels()

@@ -25,7 +25,7 @@ def claims():
 
 def _ratio_lines(axis, rows, colour, style, label):
     index, ratio, error = (np.array([r[k] if r[k] is not None else np.nan for r in rows]) for k in ("index", "ratio", "ratio_se"))
-    axis.errorbar(index, ratio, error, color=colour, linestyle=style, marker=".", linewidth=1.1, capsize=1.5, label=label)
+    axis.errorbar(index, ratio, error, color=colour, linestyle=style, marker=".", linewidth=1.1, capsize=0, label=label)
 
 
 def _bias(folder, network, claims):
@@ -87,7 +87,7 @@ def _scatter_and_overlap(folder, network, claims):
             predicted.append(math.log(row["predicted"]))
     for colour, ((batch,), rows) in zip(COLOURS, group(overlap, "batch").items()):
         axes[0][1].errorbar([r["k"] for r in rows], [r["overlap"] for r in rows], [r["overlap_se"] or 0 for r in rows], color=colour, marker=".",
-                            linewidth=1.1, capsize=1.5, label=f"batches of {batch:.0f}")  # fmt: skip
+                            linewidth=1.1, capsize=0, label=f"batches of {batch:.0f}")  # fmt: skip
     axes[0][1].set(xlabel="k", ylim=(0, 1), title="overlap of the first k directions\nof two independent batches")
     axes[0][1].legend(fontsize=8)
     picture = save(drawing, folder / "scatter_overlap.svg")
@@ -156,7 +156,7 @@ def _cg(folder, network, claims):
         start = of_panel[0]["loss_d"]
         for colour, ((variant,), curve) in zip(COLOURS, variants.items()):
             axis.errorbar([r["step"] for r in curve], [r["loss_d"] for r in curve], [r["loss_d_se"] or 0 for r in curve], color=colour, linewidth=1.1,
-                          capsize=1.5, label=variant.replace("_", " "))  # fmt: skip
+                          capsize=0, label=variant.replace("_", " "))  # fmt: skip
         axis.axhline(start, color="#999999", linewidth=0.8)
         axis.set(title=f"{checkpoint}, damping {damping:g}", xlabel="step", ylim=(0, min(max(r["loss_d"] for r in of_panel) * 1.05, 4 * start)))
         ends = {variant: curve[-1] for (variant,), curve in variants.items()}

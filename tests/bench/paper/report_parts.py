@@ -1,6 +1,8 @@
 """What the sections of the report share: reading CSV files, tables in Markdown, verdicts, figures."""
 import csv
+import io
 import math
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -10,8 +12,8 @@ from matplotlib.figure import Figure
 matplotlib.use("svg")
 # Okabe and Ito's colours, apart for every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555", "#000000")
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "paper", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-         "legend.frameon": False, "figure.facecolor": "white", "savefig.facecolor": "white"}  # fmt: skip
+matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "paper", "font.size": 9, "axes.spines.top": False,
+                            "axes.spines.right": False, "legend.frameon": False, "figure.facecolor": "white"})  # fmt: skip
 LARGEST_FIGURE = 60_000  # bytes
 
 
@@ -85,15 +87,25 @@ def larger(value, than, error):
 
 
 def figure(columns, rows=1, width=3.4, height=2.7):
-    with matplotlib.rc_context(STYLE):
-        drawing = Figure(figsize=(width * columns, height * rows), layout="constrained")
-        axes = drawing.subplots(rows, columns, squeeze=False)
-    return drawing, axes
+    drawing = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return drawing, drawing.subplots(rows, columns, squeeze=False)
+
+
+def _smaller(svg):
+    """Without indentation, turns by nothing, names of groups and fonts, and digits that no screen shows."""
+    svg = re.sub(r"^\s+", "", svg, flags=re.MULTILINE)
+    svg = re.sub(r" transform=\"rotate\(-0 [^)]*\)\"", "", svg)
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*(sans-serif)?", "sans-serif", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # no group is referred to
+    svg = re.sub(r"(</?g>)\n", r"\1", svg)
+    rounded = lambda text: re.sub(r"\d+\.\d{2,}", lambda digits: f"{float(digits[0]):.1f}", text)
+    return re.sub(r'"[^"]*"', lambda attribute: rounded(attribute[0]), svg)
 
 
 def save(drawing, path):
-    with matplotlib.rc_context(STYLE):
-        drawing.savefig(path, metadata={"Date": None})
+    text = io.StringIO()
+    drawing.savefig(text, format="svg", metadata={"Date": None})
+    path.write_text(_smaller(text.getvalue()))
     size = path.stat().st_size
     if size > LARGEST_FIGURE:
         raise SystemExit(f"{path}: {size} bytes, expected at most {LARGEST_FIGURE}; draw fewer points")
