@@ -84,13 +84,13 @@ def large_table():
     row("parameters, tangents, gradients", lambda n: gigabytes(4 * 4 * n.parameters))
     row("activations, 32 examples at once", lambda n: gigabytes(activation_bytes(n, 32)))
     row("training images, uint8", lambda n: gigabytes(n.images * n.image_bytes))
-    row(f"a product of |B1| = {B1:,}", lambda n: f"{product(n, B1) / 1e12:.0f} TFLOP")
+    row(f"a product of \\|B1\\| = {B1:,}", lambda n: f"{product(n, B1) / 1e12:.0f} TFLOP")
     for machine, rate in MACHINES:
         row(f"directions on {machine}", lambda n: f"{duration(PRODUCTS[0] * product(n, B1) / rate)} to {duration(PRODUCTS[1] * product(n, B1) / rate)}")
-    row(f"exact curvature along them, |B2| = {B2:,}: 2 C F", lambda n: f"{2 * n.classes * n.forward * B2 / 1e15:.0f} PFLOP")
+    row(f"exact curvature along them, \\|B2\\| = {B2:,}: 2 C F", lambda n: f"{2 * n.classes * n.forward * B2 / 1e15:.0f} PFLOP")
     for machine, rate in MACHINES:
         row(f"... on {machine}", lambda n: duration(2 * n.classes * n.forward * B2 / rate))
-    row("... with mc-fisher, 8 samples, |B2| = 4,096", lambda n: f"{2 * 8 * n.forward * 4096 / 1e12:.0f} TFLOP")
+    row("... with mc-fisher, 8 samples, \\|B2\\| = 4,096", lambda n: f"{2 * 8 * n.forward * 4096 / 1e12:.0f} TFLOP")
     row("training loss and features, all images: F", lambda n: f"{n.forward * n.images / 1e15:.0f} PFLOP")
     row("an exact answer for one image: 2 C F", lambda n: f"{2 * n.classes * n.forward / 1e12:.0f} TFLOP")
     return "\n".join(lines)
