@@ -53,13 +53,16 @@ def test_judges_bias(tmp_path):
     folder.mkdir()
     c1 = ["network,b1,index,repetitions,on_b1,on_d,ratio,ratio_se", "net,32,1,3,3,1,3,0.2", "net,32,2,3,2,1,2,0.2", "net,32,9,3,1,2,0.5,0.1"]
     c2 = ["network,b1,b2,index,repetitions,on_b2,on_d,ratio,ratio_se"] + [f"net,32,256,{i},3,1,1,{r},0.05" for i, r in ((1, 1.02), (2, 0.97), (9, 1.2))]
+    c3 = ["network,b1,index,b2,draws,relative_sd,predicted", "net,32,9,64,8,0.5,0.5"]  # of one example 4, so of 1,600 0.1
+    (folder / "c3_relative_sd.csv").write_text("\n".join(c3) + "\n")
+    (folder / "settings.csv").write_text("key,value\nd_size,1600\n")
     (folder / "c1_bias_ratio.csv").write_text("\n".join(c1) + "\n")
     (folder / "c2_debiased_ratio.csv").write_text("\n".join(c2) + "\n")
     text = report.report(tmp_path)
     lines = text.splitlines()
     assert "**shown** (\\|B1\\| = 32: 3.00 ± .20)" in next(line for line in lines if "along the first direction" in line)
-    assert "**shown** (\\|B1\\| = 32, i = 9: 0.50 ± .10)" in next(line for line in lines if "along the last directions" in line)
-    assert "67 % of 3 within two standard errors" in next(line for line in lines if "On an independent batch" in line)
+    assert "**shown** (\\|B1\\| = 32, i = 9: 0.50 ± .11)" in next(line for line in lines if "along the last directions" in line)
+    assert "100 % of 3 within two standard errors, median ratio 1.02" in next(line for line in lines if "On an independent batch" in line)
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
