@@ -9,8 +9,8 @@ in MACHINES. The model, per example and with F the FLOP of a forward pass (two p
   product       forward pass, its tangent (about one more), and a reverse pass (about two): 4 F
   exact         one reverse pass for each of C classes for the curvature along the directions or V = J Sigma J': 2 C F
   mc-fisher     s reverse passes in place of C
-  basis         K + 12 vectors of P doubles, divided among the ranks; then K directions, doubles while they are made,
-                floats when they are kept; parameters, tangents, gradients: 4 P floats
+  basis         K + 12 vectors of P doubles, divided among the ranks; then K directions beside it, 8 bytes a number while they
+                are made and 4 when they are kept; parameters, tangents, gradients: 4 P floats
   activations   what the reverse pass keeps, 4 bytes for each element of a layer's output, twice with tangents, for the
                 examples that a thread takes at once
 """
@@ -61,6 +61,12 @@ def activation_bytes(network, examples):
     return 2 * 4 * network.activations * examples
 
 
+def fit_peak(network, rank, products, examples):
+    """Bytes above the loaded model: vectors of the basis that `products` have filled, activations, and 4 P floats."""
+    filled = min(products + 1, rank + 12)
+    return 8 * network.parameters * filled + activation_bytes(network, examples) + 16 * network.parameters
+
+
 def duration(seconds):
     if seconds < 1:
         return f"{1000 * seconds:.0f} ms"
@@ -103,7 +109,12 @@ CHECKS = (
     ("ResNet-20: a core's rate in products, GFLOP/s", "", f"{product(RESNET20, 512) * 0.163 / 1e9:.0f}",
      "0.163 products/s of 512 examples, one thread (README, ranks)"),
     ("ResNet-20: the same of two cores, each", "", f"{product(RESNET20, 128) / 0.836 / 2 / 1e9:.0f}", "836 ms for 128 examples"),
-    ("demo CNN: memory of 45 more directions, MB", f"{45 * 43_958 * 16 / 1e6:.1f}", "33.1", "`laplace-fit` with K = 5 and 50, peak above the start"),
+    ("demo CNN: memory of 45 more directions, MB", f"{45 * 43_958 * 16 / 1e6:.1f}", "33.1",
+     "`laplace-fit --b1 16` with K = 5 and 50, peak above the start: basis and directions"),
+    ("ResNet-20: memory of 25 more directions, MB", f"{25 * 269_722 * 8 / 1e6:.1f}", "58.1",
+     "`laplace-fit --b1 64` with K = 5 and 30: basis alone, since the peak is in the products"),
+    ("ResNet-20: memory of a fit, K = 5, 16 examples, MB", f"{fit_peak(RESNET20, 5, 5, 16) / 1e6:.0f}", "98", "`laplace-fit`"),
+    ("ResNet-20: the same, 64 examples, MB", f"{fit_peak(RESNET20, 5, 5, 64) / 1e6:.0f}", "321", "`laplace-fit`"),
 )  # fmt: skip
 
 

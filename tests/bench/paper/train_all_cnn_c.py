@@ -143,7 +143,7 @@ def train(run, data, options, stopped):
             last = batch == per_epoch - 1
             stop = stopped()
             if last or stop or run.step % options.evaluate_every == 0:
-                part = slice(0, None if last or stop else options.evaluation_images)
+                part = slice(0, None if last else options.evaluation_images)
                 validation = evaluate(run.net, data["validation"][0][part], data["validation"][1][part], options.device)
                 append(options.out / "metrics.csv", [run.step, run.step / per_epoch, run.seconds, rate, float(np.mean(losses)), *validation])
                 print(f"step {run.step} (epoch {run.step / per_epoch:.2f}): training loss {np.mean(losses):.4f}, "
@@ -166,7 +166,7 @@ def export(run, data, options, test):
     export_torchscript(
         net, normalised(data["validation"][0][:4]), version, likelihood="categorical", n_data=len(data["train"][1]),
         weight_decay=run.setting["weight_decay"], uint8_scale=1 / 255, uint8_mean=MEAN.tolist(), uint8_std=STD.tolist(),
-        description=f"ALL-CNN-C, setting {options.setting}, {options.dataset}, {run.step} steps of {BATCH}, test accuracy {test[1]:.4f}",
+        description=f"ALL-CNN-C, setting {options.setting}, {options.dataset}, {run.step} steps of {BATCH}, test accuracy {test[1]:.3f}",
     )  # fmt: skip
 
 
@@ -182,7 +182,8 @@ def parse():
     parser.add_argument("--minutes", type=float, help="stop, save and export after so many minutes; start again to go on")
     parser.add_argument("--checkpoint-minutes", type=float, default=10)
     parser.add_argument("--evaluate-every", type=int, default=1000, help="steps; besides the end of every epoch (1000)")
-    parser.add_argument("--evaluation-images", type=int, default=10000, help="validation images in between (all)")
+    parser.add_argument("--evaluation-images", type=int, default=10000, help="validation images in between, and test images at "
+                        "the end of a run that was stopped (all)")  # fmt: skip
     parser.add_argument("--threads", type=int, help="of PyTorch (its default)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
@@ -207,9 +208,10 @@ def main():
         signal.signal(number, lambda *_: signalled.append(True))
     end = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     whole = train(run, data, options, lambda: bool(signalled) or time.monotonic() > end)
-    test = evaluate(run.net, *data["test"], options.device)
+    images = None if whole else options.evaluation_images
+    test = evaluate(run.net, *(part[:images] for part in data["test"]), options.device)
     print(f"{'all epochs' if whole else 'stopped'} at step {run.step} after {run.seconds:.0f} s of training: "
-          f"test loss {test[0]:.4f}, accuracy {test[1]:.4f}", flush=True)  # fmt: skip
+          f"test loss {test[0]:.4f}, accuracy {test[1]:.4f}{'' if whole else f' on {images} images'}", flush=True)  # fmt: skip
     export(run, data, options, test)
     print(f"wrote {options.out}/all_cnn_c.pth and {options.out}/all_cnn_c/1")
 
