@@ -88,7 +88,7 @@ def large_table():
     row(f"basis of Lanczos, K = {RANK} (divided among ranks)", lambda n: gigabytes(basis_bytes(n, RANK)))
     row("directions while they are made (half of it when kept)", lambda n: gigabytes(directions_bytes(n, RANK)))
     row("parameters, tangents, gradients", lambda n: gigabytes(4 * 4 * n.parameters))
-    row("activations, 32 examples at once", lambda n: gigabytes(activation_bytes(n, 32)))
+    row("activations of 64 examples, as many as are computed at once", lambda n: gigabytes(activation_bytes(n, 64)))
     row("training images, uint8", lambda n: gigabytes(n.images * n.image_bytes))
     row(f"a product of \\|B1\\| = {B1:,}", lambda n: f"{product(n, B1) / 1e12:.0f} TFLOP")
     for machine, rate in MACHINES:
