@@ -58,7 +58,9 @@ def best_temperature(logits, labels):
 
 
 def mean_and_error(values):
-    """Mean and its standard error over repetitions; no error for one."""
+    """Mean and its standard error over repetitions; no error for one, and neither for none."""
     values = np.asarray(values, float)
+    if len(values) == 0:
+        return float("nan"), float("nan")
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
     return float(values.mean()), float(error)

@@ -102,6 +102,20 @@ def _score_table(results):
     return table(["", "prior", *(s.replace("_", " ") for s in scores)], rows)
 
 
+def _kinds_table(results, folder):
+    """NLL of each corruption, mean of its severities."""
+    shown = [(m, p) for m, p in ((("map", "", ""), ""), (("temperature", "", ""), ""), (("low_rank", "layerwise", "debiased"), "n_beta"),
+                                 (("low_rank", "layerwise", "debiased"), "tuned")) if m in results.methods]  # fmt: skip
+    kinds = group([r for r in read(folder / "corruption_kinds.csv") if r["seed"] in results.seeds], "corruption")
+    rows = []
+    for (kind,), of_kind in kinds.items():
+        of = lambda method, prior: [r for r in of_kind if _key(r) == method and (r["prior"] or "") == prior]
+        accuracy = mean_and_error([r["accuracy"] for r in of(("map", "", ""), "")]) if shown else (None, None)
+        rows.append([kind.replace("_", " "), number(*accuracy), *(number(*mean_and_error([r["nll"] for r in of(*chosen)])) for chosen in shown)])
+    names = [_label(m) + {"n_beta": ", N beta", "tuned": ", tuned", "": ""}[p] for m, p in shown]
+    return table(["", "accuracy, plain network", *(f"NLL, {name}" for name in names)], rows)
+
+
 DRAWN = [("map", "", ""), ("temperature", "", ""), ("low_rank", "layerwise", "biased"), ("low_rank", "layerwise", "equal_budget"),
          ("low_rank", "layerwise", "debiased"), ("kfac", "exact", "debiased"), ("last_layer", "", "")]  # fmt: skip
 
@@ -182,4 +196,5 @@ def section(folder, network, claims):
         "NLL at N beta:", _severity_table(results, "n_beta", "nll"),
         "NLL at the tuned prior:", _severity_table(results, "tuned", "nll"),
         f"AUROC of every score, clean against severity {max(results.severities):.0f}:", _score_table(results),
+        "By corruption, mean of its severities:", _kinds_table(results, folder),
     ])  # fmt: skip

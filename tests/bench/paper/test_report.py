@@ -30,6 +30,8 @@ def write_corruption(folder, debiased_nll):
                 for severity in (0, 5):
                     rows.append(f"{seed},{method},{prior},{severity},30,0.9,{nll + 0.1 * severity + 0.01 * seed},0.05")
                 auroc.append(f"{seed},{method},{prior},5,entropy,0.{7 + seed % 2}")
+    kinds = ["seed,structure,variant,strategy,prior,corruption,images,accuracy,nll", "0,map,,,,fog,30,0.75,1.5", "1,map,,,,fog,30,0.85,1.7"]
+    (folder / "corruption_kinds.csv").write_text("\n".join(kinds) + "\n")
     (folder / "corruption.csv").write_text("\n".join(rows) + "\n")
     (folder / "corruption_auroc.csv").write_text("\n".join(auroc) + "\n")
     (folder / "corruption_fits.csv").write_text("\n".join(fits) + "\n")
@@ -44,6 +46,7 @@ def test_judges_paired_differences(tmp_path, debiased_nll, verdict):
     line = next(line for line in text.splitlines() if "with a residual, debiased low-rank curvature" in line)
     assert verdict in line and f"{abs(1 - debiased_nll):.3f} ± .000" in line and "3 seeds" in line
     assert (tmp_path / "net" / "corruption.svg").stat().st_size < parts.LARGEST_FIGURE
+    assert "| fog | 0.800 ± .050 | 1.600 ± .100 |" in text
     assert "| plain network (MAP) | 1.310 ± .006 |" in text
     assert "not measured" in next(line for line in text.splitlines() if "Its relative standard deviation" in line)
 
