@@ -48,8 +48,9 @@ absl::Status ExplainWeights(const std::string& path, const std::string& file_nam
           ", or export the network as TorchScript. Its tensors are ", SomeNames(*weights)));
 }
 
-absl::StatusOr<Network> LoadWeights(const std::string& path, const std::string& file_name,
-                                    const Manifest& manifest) {
+absl::StatusOr<torch::jit::Module> ReadArchitecture(const std::string& path,
+                                                    const std::string& file_name,
+                                                    const Manifest& manifest) {
   absl::StatusOr<std::string> bytes = ReadWholeFile(path, kDefaultMaxArrayBytes);
   if (!bytes.ok()) return AsPrecondition(bytes.status());
   if (IsTorchScript(*bytes)) {
@@ -62,28 +63,40 @@ absl::StatusOr<Network> LoadWeights(const std::string& path, const std::string& 
   absl::StatusOr<Weights> weights = ParseWeights(*bytes, file_name);
   if (!weights.ok()) return AsPrecondition(weights.status());
   *bytes = std::string();  // no longer needed, and as large as the weights
-  return CatchTorch(file_name, [&]() -> absl::StatusOr<Network> {
+  return CatchTorch(file_name, [&]() -> absl::StatusOr<torch::jit::Module> {
     absl::StatusOr<torch::jit::Module> module = BuildModule(
         manifest.architecture, *std::move(weights), manifest.input_shape, manifest.n_outputs);
     if (!module.ok()) return Unusable(file_name, module.status().message());
-    absl::StatusOr<Network> network =
-        Network::FromModule(*std::move(module), manifest.input_shape, manifest.n_outputs);
-    if (network.ok()) return network;
-    return absl::Status(network.status().code(),
-                        absl::StrCat(file_name, ": ", network.status().message()));
+    return module;
   });
 }
 
 }  // namespace
 
+absl::StatusOr<torch::jit::Module> ReadCheckpoint(const std::string& path,
+                                                  const std::string& file_name,
+                                                  const Manifest& manifest) {
+  if (!manifest.architecture.name.empty()) return ReadArchitecture(path, file_name, manifest);
+  return CatchTorch(file_name, [&]() -> absl::StatusOr<torch::jit::Module> {
+    return torch::jit::load(path, at::kCPU);
+  });
+}
+
 absl::StatusOr<Network> LoadCheckpoint(const std::string& path, const std::string& file_name,
                                        const Manifest& manifest) {
-  if (!manifest.architecture.name.empty()) return LoadWeights(path, file_name, manifest);
+  if (manifest.architecture.name.empty()) {
+    absl::StatusOr<Network> network =
+        Network::Load(path, file_name, manifest.input_shape, manifest.n_outputs);
+    if (network.ok()) return network;
+    if (absl::Status status = ExplainWeights(path, file_name); !status.ok()) return status;
+    return network;
+  }
+  LAPLACED_ASSIGN_OR_RETURN(torch::jit::Module module, ReadArchitecture(path, file_name, manifest));
   absl::StatusOr<Network> network =
-      Network::Load(path, file_name, manifest.input_shape, manifest.n_outputs);
+      Network::FromModule(std::move(module), manifest.input_shape, manifest.n_outputs);
   if (network.ok()) return network;
-  if (absl::Status status = ExplainWeights(path, file_name); !status.ok()) return status;
-  return network;
+  return absl::Status(network.status().code(),
+                      absl::StrCat(file_name, ": ", network.status().message()));
 }
 
 }  // namespace laplaced

@@ -17,4 +17,10 @@ namespace laplaced {
 absl::StatusOr<Network> LoadCheckpoint(const std::string& path, const std::string& file_name,
                                        const Manifest& manifest);
 
+// The module that LoadCheckpoint makes a network of, one of its own at every call: to be changed
+// and saved. Errors: those of reading it.
+absl::StatusOr<torch::jit::Module> ReadCheckpoint(const std::string& path,
+                                                  const std::string& file_name,
+                                                  const Manifest& manifest);
+
 }  // namespace laplaced

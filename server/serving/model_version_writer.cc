@@ -8,8 +8,10 @@
 #include "absl/strings/str_cat.h"
 #include "formats/atomic_file.h"
 #include "formats/file_handle.h"
+#include "server/model/checkpoint.h"
 #include "server/model/parameter_values.h"
 #include "server/model/torch_status.h"
+#include "server/registry/checkpoint_file.h"
 
 namespace laplaced {
 namespace {
@@ -45,17 +47,6 @@ absl::StatusOr<std::string> ManifestText(const std::string& path) {
   return json.dump(2) + "\n";
 }
 
-// The module of a checkpoint folder, of its own: a Network does not give its module away.
-absl::StatusOr<torch::jit::Module> ReadModule(const std::string& folder) {
-  const std::string path = absl::StrCat(folder, "/", kCheckpointFile);
-  if (!OpenRegularFile(path).ok()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the model's folder has no ", kCheckpointFile,
-                     ", expected a TorchScript checkpoint: no other can be written anew"));
-  }
-  return torch::jit::load(path);
-}
-
 absl::Status Sync(const std::string& path) {
   LAPLACED_ASSIGN_OR_RETURN(const OpenedFile file, OpenRegularFile(path));
   return SyncFile(file.fd.get(), path);
@@ -85,13 +76,17 @@ absl::StatusOr<int64_t> WriteModelVersion(const Repository& repository, const Lo
                               repository.ModelFolder({info.name, info.version}));
     LAPLACED_ASSIGN_OR_RETURN(const std::string manifest,
                               ManifestText(absl::StrCat(folder, "/", kManifestFile)));
-    LAPLACED_ASSIGN_OR_RETURN(torch::jit::Module module, ReadModule(folder));
+    LAPLACED_ASSIGN_OR_RETURN(const std::string checkpoint, FindCheckpointFile(folder));
+    // Of its own: a Network does not give its module away.
+    LAPLACED_ASSIGN_OR_RETURN(
+        torch::jit::Module module,
+        ReadCheckpoint(absl::StrCat(folder, "/", checkpoint), checkpoint, model.manifest));
     LAPLACED_ASSIGN_OR_RETURN(
         const Network changed,
         Network::FromModule(module, model.manifest.input_shape, model.manifest.n_outputs));
     if (!at::equal(changed.FlatParameters(), model.network.FlatParameters())) {
       return absl::FailedPreconditionError(
-          absl::StrCat(kCheckpointFile, " has changed since the model was loaded: load it again"));
+          absl::StrCat(checkpoint, " has changed since the model was loaded: load it again"));
     }
     SetParameters(changed, theta);
     // The same parameters in the network that the step was computed with.

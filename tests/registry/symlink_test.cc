@@ -1,5 +1,5 @@
-// Symbolic links in a registry: reading follows them, removing does not, and what they lead to must be
-// a regular file.
+// Symbolic links in a registry: reading follows them, removing does not, and what they lead to must
+// be a regular file.
 #include <sys/stat.h>
 
 #include <filesystem>

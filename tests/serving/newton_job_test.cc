@@ -8,7 +8,9 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "formats/safetensors.h"
 #include "server/model/field_error.h"
 #include "server/model/parameter_values.h"
 #include "server/serving/model_version_writer.h"
@@ -181,6 +183,33 @@ TEST_F(NewtonJobTest, AVersionThatComesBackAsAnotherNetworkNeverAppears) {
   EXPECT_THAT(WriteModelVersion(Open(), *Load(), infinite, "{}"),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("not finite")));
   EXPECT_THAT(NamesIn(root_.path() + "/models/net"), ElementsAre("1"));
+}
+
+TEST_F(NewtonJobTest, WeightsOfAnArchitectureBecomeTorchScriptOfIt) {
+  const auto script = Load();
+  std::filesystem::remove(Folder(1) + "/model.pt");
+  std::vector<NamedArrayView> tensors;
+  const at::Tensor zero = at::zeros({3});
+  const char* const names[] = {"fc1.weight", "fc1.bias", "fc2.weight"};
+  for (size_t i = 0; i < 3; ++i) {
+    const at::Tensor& value = script->network.parameters()[i].value;
+    tensors.push_back({names[i], {DType::kFloat32, value.sizes().vec(), value.data_ptr()}});
+  }
+  tensors.push_back({"fc2.bias", {DType::kFloat32, {3}, zero.data_ptr()}});
+  ASSERT_THAT(WriteSafetensors(Folder(1) + "/model.safetensors", tensors, {}), IsOk());
+  auto manifest = nlohmann::json::parse(kManifest);
+  const auto expected = manifest;
+  manifest["architecture"] = {{"name", "mlp"}, {"activation", "tanh"}};
+  test_support::WriteFileBytes(Folder(1) + "/model.json", manifest.dump());
+
+  const auto outcome = Run();
+  ASSERT_THAT(outcome, IsOk());
+  EXPECT_THAT(NamesIn(Folder(2)),
+              UnorderedElementsAre("model.pt", "model.json", "newton_step.json"));
+  EXPECT_EQ(nlohmann::json::parse(ReadFileBytes(Folder(2) + "/model.json")), expected);
+  const auto made = Load(2);
+  EXPECT_TRUE(at::equal(made->network.FlatParameters(), outcome->result.parameters));
+  EXPECT_FALSE(at::equal(made->network.FlatParameters(), Load(1)->network.FlatParameters()));
 }
 
 TEST_F(NewtonJobTest, KeysOfTheManifestStayButForTheArchitecture) {
