@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "formats/safetensors.h"
+#include "server/linalg/status_macros.h"
 #include "server/model/field_error.h"
 #include "server/model/parameter_values.h"
 #include "server/serving/model_version_writer.h"
@@ -48,7 +50,7 @@ class NewtonJobTest : public ::testing::Test {
     std::filesystem::create_directories(Folder(1));
     torch::jit::Module module = reference::MakeModule(
         {{"weight", {5, 4}}, {"bias", {5}}, {"head", {3, 5}}},
-        "return torch.linear(torch.tanh(torch.linear(x, self.weight, self.bias)), self.head)",
+        "  return torch.linear(torch.linear(x, self.weight, self.bias).tanh(), self.head)\n",
         at::kFloat);
     module.save(Folder(1) + "/model.pt");
     test_support::WriteFileBytes(Folder(1) + "/model.json", kManifest);
