@@ -158,7 +158,9 @@ def lost_permission(binary: Path, state: Path) -> None:
     registry.mkdir()
     make_registry(registry)
     if user is not None:
-        for path in [state, registry, *registry.rglob("*")]:
+        # Where the build lies it may be out of reach for anybody else.
+        binary = Path(shutil.copy(binary, state / "laplaced"))
+        for path in [state, *state.rglob("*")]:
             os.chown(path, user, user)
     case = Case(binary, registry, state, user)
     folders = [path for path in registry.rglob("*") if path.is_dir()]
