@@ -174,6 +174,8 @@ class RowStream {
     }
     if (step == Step::kLate) return {Silent()};
     if (step == Step::kStopped) return {Stopped()};
+    // A peer that ends its side without a status, as a proxy may, waits for the end of this one.
+    if (writing) call.WritesDone(limit());
     const grpc::Status end = call.Finish(limit());
     // What was to be answered is; why the stream ended does not matter then.
     const bool complete = unanswered_.empty() && source_ended_;

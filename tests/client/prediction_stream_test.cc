@@ -472,6 +472,8 @@ TEST(ScoreStream, TriesAgainAfterAnEndWithoutAStatus) {
     const auto client = ConnectTo(server.address(), FastOptions());
     const absl::Status status = client->ScoreStream({"digits"}, Rows(6, 3), taker.sink());
     EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    // As soon as it ends, and not when patience does.
+    EXPECT_THAT(std::string(status.message()), Not(HasSubstr("does not end the stream")));
     EXPECT_EQ(server.calls(), FastOptions().retry.max_attempts) << status;
   }
 }
