@@ -121,9 +121,9 @@ DRAWN = [("map", "", ""), ("temperature", "", ""), ("low_rank", "layerwise", "bi
 
 
 def _figure(results, path):
-    drawing, axes = figure(3, 2)
+    drawing, axes = figure(2, 2, width=4.6)
     for row, prior in enumerate(("n_beta", "tuned")):
-        for axis, (quantity, score) in zip(axes[row], (("nll", None), ("ece", None), ("auroc", "entropy"))):
+        for axis, (quantity, score) in zip(axes[row], (("nll", None), ("auroc", "entropy"))):
             severities = [s for s in results.severities if s > 0 or not score]
             for colour, method in zip(COLOURS, DRAWN):
                 if method not in results.methods:
@@ -133,7 +133,7 @@ def _figure(results, path):
                 mean, error = np.array(points).T
                 axis.errorbar(severities, mean, np.nan_to_num(error), color=colour, marker=".", linewidth=1.2, capsize=0,
                               label=_label(method).replace("*", ""))  # fmt: skip
-            title = {"nll": "NLL, nats", "ece": "ECE", "auroc": "AUROC of the entropy"}[quantity]
+            title = {"nll": "NLL, nats", "auroc": "AUROC of the entropy"}[quantity]
             axis.set_title(f"{title} ({'N beta' if row == 0 else 'tuned prior'})", fontsize=9)
             axis.set_xlabel("severity")
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -191,7 +191,7 @@ def section(folder, network, claims):
         f"commit {chosen.get('commit')}. Mean ± standard error over seeds. NLL, ECE and AUROC of the first table are means over severities "
         f"{', '.join(f'{s:.0f}' for s in results.severities if s)}; the plain network and temperature scaling have no prior.",
         _summary_table(results),
-        f"![NLL, ECE and AUROC by severity]({folder.name}/{picture})",
+        f"![NLL and AUROC by severity]({folder.name}/{picture})",
         "Accuracy (at the tuned prior):", _severity_table(results, "tuned", "accuracy"),
         "NLL at N beta:", _severity_table(results, "n_beta", "nll"),
         "NLL at the tuned prior:", _severity_table(results, "tuned", "nll"),

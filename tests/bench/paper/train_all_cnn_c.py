@@ -38,14 +38,15 @@ SETTINGS = {
     "A": {"learning_rate": 0.171234, "momentum": 0.0, "weight_decay": 5e-4, "milestones": ()},
     "B": {"learning_rate": 0.025, "momentum": 0.9, "weight_decay": 1e-3, "milestones": (4 / 7, 5 / 7, 6 / 7)},
 }
-MEAN = np.float32([0.4914, 0.4822, 0.4465])  # of CIFAR-10's training pixels
-STD = np.float32([0.2470, 0.2435, 0.2616])
+MEAN = np.array([0.4914, 0.4822, 0.4465])  # of CIFAR-10's training pixels
+STD = np.array([0.2470, 0.2435, 0.2616])
 COLUMNS = ["step", "epoch", "seconds", "learning_rate", "train_loss", "validation_loss", "validation_accuracy"]
 
 
 def normalised(x):
     x = torch.from_numpy(np.ascontiguousarray(x)).float() / 255
-    return (x - torch.from_numpy(MEAN).view(3, 1, 1)) / torch.from_numpy(STD).view(3, 1, 1)
+    mean, std = (torch.from_numpy(v).float().view(3, 1, 1) for v in (MEAN, STD))
+    return (x - mean) / std
 
 
 def augmented(x, random):
