@@ -26,6 +26,15 @@ std::vector<uint8_t> Bytes(const std::string& text) { return {text.begin(), text
 
 std::string Text(const std::vector<uint8_t>& bytes) { return {bytes.begin(), bytes.end()}; }
 
+// LibTorch 2 wants its store on libuv unless told otherwise, which Debian's build has not; LibTorch
+// 1.13 has no such option. Stores of both kinds understand each other.
+template <typename Options>
+auto WithoutLibuv(Options& options, int) -> decltype(options.useLibUV, void()) {
+  options.useLibUV = false;
+}
+template <typename Options>
+void WithoutLibuv(Options&, long) {}
+
 // Looks until all keys are there, and says whether they were in time. (After a wait that timed out,
 // a TCPStore takes the answer to it for the answer to the next question.)
 bool AwaitKeys(c10d::Store& store, const std::vector<std::string>& keys, milliseconds timeout) {
@@ -174,6 +183,7 @@ absl::StatusOr<MeetingPoint> MeetingPoint::Open(const Launch& launch, millisecon
     options.port = launch.master_port;
     options.isServer = state->keeps_store;
     options.waitWorkers = false;
+    WithoutLibuv(options, 0);
     // It counts in whole seconds.
     options.timeout = std::chrono::ceil<std::chrono::seconds>(timeout);
     state->store = c10::make_intrusive<c10d::PrefixStore>(
