@@ -48,7 +48,7 @@ grep -q 'liblaplaced_client' "$folder/build.log" || fail "the log of the build s
 if grep -iE '(lib|-l)(torch|c10|zip)' "$folder/build.log"; then
   fail "LibTorch, or what only files of arrays need, is in the link line"
 fi
-if ldd "$example" | grep -iE 'torch|c10'; then
+if ldd "$example" | grep -E 'lib(torch|c10)'; then
   fail "the example needs LibTorch"
 fi
 
