@@ -191,7 +191,7 @@ def _cg(folder, network, claims):
     axes[0][0].legend(fontsize=8)
     picture = save(drawing, folder / "cg.svg")
     last = max(r["step"] for r in rows)
-    return [f"Loss on D along conjugate gradients, and at step {last:.0f} (C7; |B1| = {rows[0]['b1']:.0f}, |B2| = {rows[0]['b2']:.0f}).",
+    return [f"Loss on D along conjugate gradients, and at step {last:.0f} (C7; |B1| = {rows[0]['b1']:.0f}, |B2| = {max(row['b2'] for row in rows):.0f}).",
             table(["checkpoint", "damping", "start", "single", "equal budget", "**debiased**", "oracle"], lines), f"![Conjugate gradients]({folder.name}/{picture})"]  # fmt: skip
 
 
