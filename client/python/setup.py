@@ -5,9 +5,6 @@ import subprocess
 import sys
 import tempfile
 
-from setuptools import setup
-from setuptools.command.build_py import build_py
-
 HERE = pathlib.Path(__file__).resolve().parent
 PROTO = HERE.parent.parent / "proto"
 TARGET = HERE / "laplace_client" / "api.binpb"
@@ -32,13 +29,15 @@ def make_descriptors() -> None:
         made.replace(TARGET)
 
 
-class BuildWithDescriptors(build_py):
-    def run(self) -> None:
-        make_descriptors()
-        super().run()
-
-
-if sys.argv[1:] == ["descriptors"]:
+if sys.argv[1:] == ["descriptors"]:  # tests call this where setuptools need not be
     make_descriptors()
 else:
+    from setuptools import setup
+    from setuptools.command.build_py import build_py
+
+    class BuildWithDescriptors(build_py):
+        def run(self) -> None:
+            make_descriptors()
+            super().run()
+
     setup(cmdclass={"build_py": BuildWithDescriptors})
