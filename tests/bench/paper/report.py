@@ -11,11 +11,11 @@ import argparse
 import os
 import pathlib
 import platform
-import subprocess
 
 import report_corruption
 import report_curvature
 from report_parts import COLOURS, figure, read, save, table
+from revision import commit
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -29,11 +29,6 @@ def machine():
     except OSError:
         pass
     return f"{len(os.sched_getaffinity(0))} cores of {model}"
-
-
-def commit():
-    git = subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return git.stdout.strip() or "unknown"
 
 
 def claims_table(claims):

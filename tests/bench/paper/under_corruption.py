@@ -19,7 +19,6 @@ import argparse
 import csv
 import pathlib
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ import numpy as np
 import experiment_data
 import metrics
 from corruptions import NAMES, SEVERITIES
+from revision import commit
 from running_server import ROOT, RunningServer
 
 sys.path.insert(0, str(ROOT / "client" / "python"))
@@ -71,12 +71,6 @@ METHODS = (
     + [Method("last_layer", "", "")]
 )
 PLAIN = [Method("map", "", ""), Method("temperature", "", "")]
-
-
-def commit():
-    """The repository's commit, with + if files that it tracks were changed; unknown outside of git."""
-    git = lambda *words: subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True).stdout.strip()
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if git("status", "--porcelain", "-uno") else "")
 
 
 class Tables:
