@@ -17,8 +17,6 @@ import report_curvature
 from report_parts import COLOURS, figure, read, save, table
 from revision import commit
 
-HERE = pathlib.Path(__file__).resolve().parent
-
 
 def machine():
     """Processor and number of cores, and who made them; not the machine's name."""
