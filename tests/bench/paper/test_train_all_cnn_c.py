@@ -69,12 +69,32 @@ def test_an_interrupted_run_ends_as_the_whole_one(cifar, tmp_path, monkeypatch):
         run(cifar, tmp_path / "parts", monkeypatch, "--seed", "1")
 
 
+def test_keeps_the_weights_of_the_epochs_asked_for(cifar, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_all_cnn_c, "export_torchscript", lambda *_, **__: None)
+    last = run(cifar, tmp_path, monkeypatch, "--keep", "1,2")
+    kept = [torch.load(tmp_path / f"all_cnn_c_epoch_{n}.pth") for n in (1, 2)]
+    assert all(torch.equal(kept[1][name], last[name]) for name in last)
+    assert not any(torch.equal(kept[0][name], last[name]) for name in last)
+    with open(tmp_path / "test.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["step"], row["images"]) == ("6", "10")
+
+
+def test_augmented_images_are_shifted_and_mirrored_ones():
+    x = torch.arange(1, 1 + 3 * 32 * 32).remainder(251).to(torch.uint8).view(1, 3, 32, 32).repeat(40, 1, 1, 1)
+    out = train_all_cnn_c.augmented(x, np.random.default_rng(0))
+    padded = torch.nn.functional.pad(x[0], (4, 4, 4, 4))
+    can_be = [m for r in range(9) for c in range(9) for w in [padded[:, r : r + 32, c : c + 32]] for m in (w, w.flip(2))]
+    found = [next(i for i, w in enumerate(can_be) if torch.equal(w, image)) for image in out]
+    assert len({i // 2 for i in found}) > 20 and {i % 2 for i in found} == {0, 1}
+
+
 def test_exports_what_it_trained(cifar, tmp_path, monkeypatch):
     weights = run(cifar, tmp_path / "out", monkeypatch)
     version = tmp_path / "out" / "all_cnn_c" / "1"
     net = AllCnnC(10).eval()
     net.load_state_dict(weights)
-    x = train_all_cnn_c.normalised(np.load(cifar / "test_images.npy")[:3])
+    x = train_all_cnn_c.normalised(torch.from_numpy(np.load(cifar / "test_images.npy")[:3]))
     assert torch.allclose(torch.jit.load(str(version / "model.pt"))(x), net(x), atol=1e-6)
     manifest = json.loads((version / "model.json").read_text())
     assert (manifest["n_data"], manifest["weight_decay"]) == (12, 1e-3)
