@@ -83,6 +83,7 @@ std::string ErrorText(const absl::Status& status);
 // Each adds one verb with its subcommands.
 void AddModelsVerb(CLI::App& app, Context& context);
 void AddFitVerb(CLI::App& app, Context& context);
+void AddNewtonStepVerb(CLI::App& app, Context& context);
 void AddPosteriorVerb(CLI::App& app, Context& context);
 void AddOperationsVerb(CLI::App& app, Context& context);
 void AddPredictVerb(CLI::App& app, Context& context);

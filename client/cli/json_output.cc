@@ -138,6 +138,8 @@ Json ToJson(const client::Operation& operation) {
                {"fraction", operation.fraction}};
   if (operation.seconds_left >= 0) json["seconds_left"] = operation.seconds_left;
   if (!operation.posterior_id.empty()) json["posterior_id"] = operation.posterior_id;
+  if (operation.model_version > 0) json["model_version"] = operation.model_version;
+  if (!operation.result.empty()) json["result"] = operation.result;
   if (operation.state == client::OperationState::kFailed) {
     json["error_code"] = absl::StatusCodeToString(operation.error_code);
     json["error_message"] = operation.error_message;

@@ -34,6 +34,7 @@ int Run(int argc, char** argv) {
   AddModelsVerb(app, context);
   AddFitVerb(app, context);
   AddPosteriorVerb(app, context);
+  AddNewtonStepVerb(app, context);
   AddOperationsVerb(app, context);
   AddPredictVerb(app, context);
   AddScoreVerb(app, context);

@@ -14,6 +14,11 @@ namespace {
 
 using client::Operation;
 
+std::string ResultText(const Operation& operation) {
+  if (operation.model_version > 0) return absl::StrCat("version ", operation.model_version);
+  return operation.posterior_id.empty() ? operation.error_message : operation.posterior_id;
+}
+
 absl::Status List(const Context& context) {
   auto client = context.Connect();
   if (!client.ok()) return client.status();
@@ -32,10 +37,8 @@ absl::Status List(const Context& context) {
                {"STARTED"},
                {"RESULT"}});
   for (const Operation& operation : *operations) {
-    table.AddRow(
-        {operation.id, StateName(operation.state), operation.description,
-         Percent(operation.fraction), operation.start_time,
-         operation.posterior_id.empty() ? operation.error_message : operation.posterior_id});
+    table.AddRow({operation.id, StateName(operation.state), operation.description,
+                  Percent(operation.fraction), operation.start_time, ResultText(operation)});
   }
   Print(operations->empty() ? std::string("no operations\n") : table.ToString());
   return absl::OkStatus();
@@ -56,7 +59,10 @@ absl::Status Watch(const Context& context, const std::string& id) {
   if (context.json) Print(ToJson(*last));
   const absl::StatusOr<std::string> result = client::OperationResult(*last);
   if (!result.ok()) return result.status();
-  if (!context.json) Print(absl::StrCat("posterior ", *result, "\n"));
+  if (context.json) return absl::OkStatus();
+  Print(last->model_version > 0
+            ? absl::StrCat("version ", last->model_version, ": ", last->result, "\n")
+            : absl::StrCat("posterior ", *result, "\n"));
   return absl::OkStatus();
 }
 

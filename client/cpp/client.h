@@ -32,8 +32,8 @@ namespace laplace::client {
 // Rows that were sent, and how many there are.
 using UploadProgress = std::function<void(int64_t done, int64_t total)>;
 
-// Sees every state of an operation. Returning false stops: Fit, Update and Calibrate cancel the
-// operation, WatchOperation only looks away.
+// Sees every state of an operation. Returning false stops: Fit, Update, Calibrate and
+// NewtonStep cancel the operation, WatchOperation only looks away.
 using OperationProgress = std::function<bool(const Operation&)>;
 
 class Client {
@@ -79,6 +79,13 @@ class Client {
   absl::StatusOr<std::string> Calibrate(const CalibrateRequest& request,
                                         const OperationProgress& progress = nullptr) const;
   absl::StatusOr<Operation> StartCalibrate(const CalibrateRequest& request) const;
+
+  // Moves a checkpoint closer to the minimum of its training objective, likewise, and returns the
+  // operation, whose model_version is the new version of the model. FAILED_PRECONDITION, with
+  // nothing written, if held-out examples say that the model would not get better.
+  absl::StatusOr<Operation> NewtonStep(const NewtonRequest& request,
+                                       const OperationProgress& progress = nullptr) const;
+  absl::StatusOr<Operation> StartNewtonStep(const NewtonRequest& request) const;
 
   // Follows an operation until it ends (or the callback returns false) and returns its last state.
   absl::StatusOr<Operation> WatchOperation(const std::string& id,
@@ -131,7 +138,8 @@ class Client {
   std::unique_ptr<Impl> impl_;
 };
 
-// Result of an operation that has ended: its posterior id, or why there is none.
+// Result of an operation that has ended: its posterior id (empty after a Newton step), or why there
+// is none.
 absl::StatusOr<std::string> OperationResult(const Operation& operation);
 
 }  // namespace laplace::client

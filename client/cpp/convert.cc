@@ -135,6 +135,8 @@ Operation FromProto(const v1::Operation& message) {
   operation.error_message = message.error_message();
   operation.start_time = message.start_time();
   operation.end_time = message.end_time();
+  operation.model_version = message.model_version();
+  operation.result = message.result();
   return operation;
 }
 

@@ -22,6 +22,7 @@ v1::DataType ToProto(DType dtype);
 v1::FitPosteriorRequest ToProto(const FitRequest& request);
 v1::UpdatePosteriorRequest ToProto(const UpdateRequest& request);
 v1::CalibrateOodRequest ToProto(const CalibrateRequest& request);
+v1::NewtonStepRequest ToProto(const NewtonRequest& request);
 absl::StatusOr<v1::PredictRequest> ToProto(const PredictRequest& request);
 absl::StatusOr<v1::ScoreRequest> ToProto(const ScoreRequest& request);
 // All but the inputs.

@@ -31,6 +31,12 @@ constexpr Choice<Structure, v1::PosteriorStructure> kStructure[] = {
     {Structure::kKfac, v1::POSTERIOR_STRUCTURE_KFAC},
     {Structure::kLastLayer, v1::POSTERIOR_STRUCTURE_LAST_LAYER}};
 
+constexpr Choice<NewtonVariant, v1::NewtonVariant> kNewtonVariant[] = {
+    {NewtonVariant::kDebiased, v1::NEWTON_VARIANT_DEBIASED},
+    {NewtonVariant::kSingle, v1::NEWTON_VARIANT_SINGLE},
+    {NewtonVariant::kEqualBudget, v1::NEWTON_VARIANT_EQUAL_BUDGET},
+    {NewtonVariant::kOracle, v1::NEWTON_VARIANT_ORACLE}};
+
 constexpr Choice<Curvature, v1::CurvatureKind> kCurvature[] = {
     {Curvature::kGgn, v1::CURVATURE_KIND_GGN},
     {Curvature::kMcFisher, v1::CURVATURE_KIND_MC_FISHER},
@@ -168,6 +174,26 @@ v1::CalibrateOodRequest ToProto(const CalibrateRequest& request) {
   message.set_target_id_rate(request.target_id_rate);
   message.set_default_ood_score(request.default_ood_score);
   message.set_keep_inactive(request.keep_inactive);
+  return message;
+}
+
+v1::NewtonStepRequest ToProto(const NewtonRequest& request) {
+  v1::NewtonStepRequest message;
+  message.set_model(request.model);
+  message.set_version(request.version);
+  message.set_train_dataset_id(request.train_dataset_id);
+  message.set_held_out_dataset_id(request.held_out_dataset_id);
+  message.set_keep_worse(request.keep_worse);
+  v1::NewtonStepOptions& options = *message.mutable_options();
+  options.set_variant(ToProto(kNewtonVariant, request.variant));
+  options.set_curvature(ToProto(kCurvature, request.curvature));
+  options.set_direction_batch_size(request.direction_batch_size);
+  options.set_curvature_batch_size(request.curvature_batch_size);
+  options.set_held_out_size(request.held_out_size);
+  if (request.damping) options.set_damping(*request.damping);
+  options.set_max_steps(request.max_steps);
+  options.set_tolerance(request.tolerance);
+  options.set_seed(request.seed);
   return message;
 }
 

@@ -77,6 +77,26 @@ struct CalibrateRequest {
   bool keep_inactive = false;
 };
 
+enum class NewtonVariant { kDefault, kDebiased, kSingle, kEqualBudget, kOracle };
+
+struct NewtonRequest {
+  std::string model = {};
+  int64_t version = 0;
+  std::string train_dataset_id = {};     // from EnsureDataset
+  std::string held_out_dataset_id = {};  // likewise; empty holds out training examples
+  bool keep_worse = false;
+
+  NewtonVariant variant = NewtonVariant::kDefault;
+  Curvature curvature = Curvature::kDefault;  // kGgn or kHessian
+  int64_t direction_batch_size = 0;           // |B1|
+  int64_t curvature_batch_size = 0;           // |B2|
+  int64_t held_out_size = 0;
+  absl::optional<double> damping = {};
+  int32_t max_steps = 0;
+  double tolerance = 0;
+  uint64_t seed = 0;
+};
+
 struct PriorCandidate {
   double prior_precision = 0;
   double validation_nll = 0;
@@ -184,6 +204,8 @@ struct Operation {
   std::string error_message;
   std::string start_time;
   std::string end_time;
+  int64_t model_version = 0;  // made by a Newton step, and what it gained
+  std::string result;
 
   bool finished() const {
     return state != OperationState::kUnspecified && state != OperationState::kRunning;

@@ -1,5 +1,5 @@
-// Fits, updates, calibrations and operations: starting, following through dropped connections,
-// cancelling.
+// Fits, updates, calibrations, Newton steps and operations: starting, following through dropped
+// connections, cancelling.
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -24,9 +24,9 @@ bool Moved(const Operation& before, const Operation& after) {
 }
 
 // Watches what was started to its end; cancels it if `progress` says so.
-absl::StatusOr<std::string> FollowToItsEnd(const Client& client,
-                                           const absl::StatusOr<Operation>& started,
-                                           const OperationProgress& progress) {
+absl::StatusOr<Operation> WatchToItsEnd(const Client& client,
+                                        const absl::StatusOr<Operation>& started,
+                                        const OperationProgress& progress) {
   if (!started.ok()) return started.status();
   bool cancel_sent = false;
   absl::Status cancel_status;
@@ -40,6 +40,14 @@ absl::StatusOr<std::string> FollowToItsEnd(const Client& client,
         return cancel_status.ok();
       });
   if (!cancel_status.ok()) return cancel_status;
+  return last;
+}
+
+// Likewise, for the id of the posterior that it made.
+absl::StatusOr<std::string> FollowToItsEnd(const Client& client,
+                                           const absl::StatusOr<Operation>& started,
+                                           const OperationProgress& progress) {
+  const absl::StatusOr<Operation> last = WatchToItsEnd(client, started, progress);
   if (!last.ok()) return last.status();
   return OperationResult(*last);
 }
@@ -80,6 +88,21 @@ absl::StatusOr<Operation> Client::StartCalibrate(const CalibrateRequest& request
 absl::StatusOr<std::string> Client::Calibrate(const CalibrateRequest& request,
                                               const OperationProgress& progress) const {
   return FollowToItsEnd(*this, StartCalibrate(request), progress);
+}
+
+absl::StatusOr<Operation> Client::StartNewtonStep(const NewtonRequest& request) const {
+  auto response = impl_->Call(*impl_->posteriors, &v1::PosteriorService::Stub::NewtonStep,
+                              ToProto(request), impl_->options.timeout, /*idempotent=*/false);
+  if (!response.ok()) return response.status();
+  return FromProto(response->operation());
+}
+
+absl::StatusOr<Operation> Client::NewtonStep(const NewtonRequest& request,
+                                             const OperationProgress& progress) const {
+  absl::StatusOr<Operation> last = WatchToItsEnd(*this, StartNewtonStep(request), progress);
+  if (!last.ok()) return last;
+  if (absl::Status failed = OperationResult(*last).status(); !failed.ok()) return failed;
+  return last;
 }
 
 absl::StatusOr<Operation> Client::WatchOperation(const std::string& id,

@@ -40,6 +40,13 @@ void VisitFields(OperationRecord& record, Visitor& visit) {
   visit("end_time", record.end_time);
 }
 
+// Fields that older records lack.
+template <typename Visitor>
+void VisitLaterFields(OperationRecord& record, Visitor& visit) {
+  visit("model_version", record.model_version);
+  visit("result", record.result);
+}
+
 std::string PathOf(const std::string& folder, absl::string_view name) {
   return absl::StrCat(folder, "/", name);
 }
@@ -55,6 +62,9 @@ absl::StatusOr<OperationRecord> ReadRecord(const std::string& path, absl::string
   OperationRecord record;
   VisitFields(record, reader);
   if (!reader.status().ok()) return reader.status();
+  FieldReader later(*object, FieldReader::Missing::kKeep);
+  VisitLaterFields(record, later);
+  if (!later.status().ok()) return later.status();
   const auto* known = std::find(std::begin(kStateNames), std::end(kStateNames), state);
   if (format_version != kFormatVersion || known == std::end(kStateNames) || id != record.id) {
     return absl::DataLossError(absl::StrCat(path, ": unknown version or state, or another id"));
@@ -144,6 +154,7 @@ absl::Status OperationStore::Save(const OperationRecord& record) const {
   writer("state", std::string(kStateNames[static_cast<size_t>(record.state)]));
   OperationRecord fields = record;
   VisitFields(fields, writer);
+  VisitLaterFields(fields, writer);
   if (!writer.status().ok()) return writer.status();
   return ReplaceFile(PathOf(folder_, absl::StrCat(record.id, kSuffix)),
                      {SealJson(writer.object())});

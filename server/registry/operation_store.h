@@ -31,6 +31,8 @@ struct OperationRecord {
   std::string error_message;  // when it failed
   std::string start_time;     // RFC 3339, UTC
   std::string end_time;       // empty while it runs
+  int64_t model_version = 0;  // result, if it made a version of a model
+  std::string result;         // likewise, for people
 };
 
 class OperationStore {

@@ -61,6 +61,12 @@ inline constexpr EnumWord<laplace::v1::NoiseMethod> kNoiseMethodWords[] = {
     {laplace::v1::NOISE_METHOD_DATA, "data"},
     {laplace::v1::NOISE_METHOD_EVIDENCE, "evidence"}};
 
+inline constexpr EnumWord<laplace::v1::NewtonVariant> kNewtonVariantWords[] = {
+    {laplace::v1::NEWTON_VARIANT_DEBIASED, "debiased"},
+    {laplace::v1::NEWTON_VARIANT_SINGLE, "single"},
+    {laplace::v1::NEWTON_VARIANT_EQUAL_BUDGET, "equal_budget"},
+    {laplace::v1::NEWTON_VARIANT_ORACLE, "oracle"}};
+
 // INVALID_ARGUMENT about `field`: a number that is none of `known`, by the names of the API.
 absl::Status UnknownNumber(const std::string& field,
                            const google::protobuf::EnumDescriptor& descriptor,

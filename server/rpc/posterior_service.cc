@@ -21,6 +21,7 @@ namespace v1 = laplace::v1;
 constexpr char kFit[] = "PosteriorService.FitPosterior";
 constexpr char kUpdate[] = "PosteriorService.UpdatePosterior";
 constexpr char kCalibrate[] = "PosteriorService.CalibrateOod";
+constexpr char kNewton[] = "PosteriorService.NewtonStep";
 constexpr char kList[] = "PosteriorService.ListPosteriors";
 constexpr char kGet[] = "PosteriorService.GetPosterior";
 constexpr char kActivate[] = "PosteriorService.ActivatePosterior";
@@ -35,7 +36,8 @@ absl::Status CheckPosteriorId(const std::string& id) {
 absl::Status ReadOnly() {
   return absl::FailedPreconditionError(
       "this server is read-only (it was started with --read-only) and changes nothing in its "
-      "registry; send fits, updates, calibrations, uploads, activations and deletions to the "
+      "registry; send fits, updates, calibrations, Newton steps, uploads, activations and "
+      "deletions to the "
       "server that writes to it");
 }
 
@@ -88,6 +90,20 @@ grpc::ServerUnaryReactor* PosteriorService::CalibrateOod(grpc::CallbackServerCon
   return StartOperation(
       call, kCalibrate,
       [this, calibrate = *std::move(calibrate)] { return parts_.fits.StartCalibrate(calibrate); },
+      response->mutable_operation());
+}
+
+grpc::ServerUnaryReactor* PosteriorService::NewtonStep(grpc::CallbackServerContext* call,
+                                                       const v1::NewtonStepRequest* request,
+                                                       v1::NewtonStepResponse* response) {
+  const absl::Status admitted = parts_.guard.Admit(*call, Role::kAdmin).status();
+  if (!admitted.ok()) return FinishNow(call, kNewton, admitted);
+  if (parts_.read_only) return FinishNow(call, kNewton, ReadOnly());
+  absl::StatusOr<NewtonRequest> newton = ToNewtonRequest(*request);
+  if (!newton.ok()) return FinishNow(call, kNewton, newton.status());
+  return StartOperation(
+      call, kNewton,
+      [this, newton = *std::move(newton)] { return parts_.fits.StartNewton(newton); },
       response->mutable_operation());
 }
 

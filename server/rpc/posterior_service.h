@@ -43,6 +43,9 @@ class PosteriorService final : public laplace::v1::PosteriorService::CallbackSer
   grpc::ServerUnaryReactor* CalibrateOod(grpc::CallbackServerContext* call,
                                          const laplace::v1::CalibrateOodRequest* request,
                                          laplace::v1::CalibrateOodResponse* response) override;
+  grpc::ServerUnaryReactor* NewtonStep(grpc::CallbackServerContext* call,
+                                       const laplace::v1::NewtonStepRequest* request,
+                                       laplace::v1::NewtonStepResponse* response) override;
   grpc::ServerUnaryReactor* ListPosteriors(grpc::CallbackServerContext* call,
                                            const laplace::v1::ListPosteriorsRequest* request,
                                            laplace::v1::ListPosteriorsResponse* response) override;
@@ -67,7 +70,7 @@ class PosteriorService final : public laplace::v1::PosteriorService::CallbackSer
                                            std::function<absl::StatusOr<OperationSnapshot>()> start,
                                            laplace::v1::Operation* operation);
   std::string ActiveId(const std::string& model, int64_t version) const;
-  // When a fit, an update or a calibration that is refused for lack of room may be tried again.
+  // When a fit or another operation that is refused for lack of room may be tried again.
   double SecondsUntilFitEnds() const;
 
   const Parts parts_;

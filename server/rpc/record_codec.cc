@@ -188,6 +188,8 @@ void FillOperation(const OperationSnapshot& snapshot, v1::Operation* operation) 
   }
   operation->set_start_time(record.start_time);
   operation->set_end_time(record.end_time);
+  operation->set_model_version(record.model_version);
+  operation->set_result(record.result);
 }
 
 void FillPosterior(const PosteriorRecord& record, const std::string& active_posterior_id,

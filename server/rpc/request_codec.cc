@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -174,6 +175,55 @@ absl::StatusOr<UpdateRequest> ToUpdateRequest(const v1::UpdatePosteriorRequest& 
   update.dataset_id = request.dataset_id();
   update.keep_inactive = request.keep_inactive();
   return update;
+}
+
+absl::StatusOr<NewtonRequest> ToNewtonRequest(const v1::NewtonStepRequest& request) {
+  const v1::NewtonStepOptions& options = request.options();
+  NewtonRequest newton;
+  absl::Status status = CheckModel("model", request.model(), request.version());
+  if (status.ok()) {
+    status = CheckId("train_dataset_id", request.train_dataset_id(), "an uploaded data set");
+  }
+  if (status.ok() && !request.held_out_dataset_id().empty()) {
+    status = CheckId("held_out_dataset_id", request.held_out_dataset_id(), "an uploaded data set");
+  }
+  status.Update(CheckNotNegative("options.direction_batch_size", options.direction_batch_size()));
+  status.Update(CheckNotNegative("options.curvature_batch_size", options.curvature_batch_size()));
+  status.Update(CheckNotNegative("options.held_out_size", options.held_out_size()));
+  status.Update(CheckNotNegative("options.max_steps", options.max_steps()));
+  status.Update(CheckBelow("options.tolerance", options.tolerance(), 1));
+  if (options.has_damping() && options.damping() != 0) {
+    status.Update(CheckPositive("options.damping", options.damping()));
+  }
+  if (status.ok() && options.curvature() != v1::CURVATURE_KIND_UNSPECIFIED &&
+      options.curvature() != v1::CURVATURE_KIND_GGN &&
+      options.curvature() != v1::CURVATURE_KIND_HESSIAN) {
+    status =
+        UnknownNumber("options.curvature", *v1::CurvatureKind_descriptor(),
+                      {v1::CURVATURE_KIND_GGN, v1::CURVATURE_KIND_HESSIAN}, options.curvature());
+  }
+  if (!status.ok()) return status;
+  absl::StatusOr<std::string> variant =
+      WordOf(kNewtonVariantWords, "options.variant", options.variant());
+  if (!variant.ok()) return variant.status();
+  absl::StatusOr<std::string> curvature =
+      WordOf(kCurvatureWords, "options.curvature", options.curvature());
+  if (!curvature.ok()) return curvature.status();
+  newton.variant = *std::move(variant);
+  newton.curvature = *std::move(curvature);
+  newton.model = request.model();
+  newton.version = request.version();
+  newton.train_dataset_id = request.train_dataset_id();
+  newton.held_out_dataset_id = request.held_out_dataset_id();
+  newton.keep_worse = request.keep_worse();
+  newton.direction_batch_size = options.direction_batch_size();
+  newton.curvature_batch_size = options.curvature_batch_size();
+  newton.held_out_size = options.held_out_size();
+  if (options.has_damping()) newton.damping = options.damping();
+  newton.max_steps = options.max_steps();
+  newton.tolerance = options.tolerance();
+  newton.seed = options.seed();
+  return newton;
 }
 
 absl::StatusOr<CalibrateRequest> ToCalibrateRequest(const v1::CalibrateOodRequest& request) {

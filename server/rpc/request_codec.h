@@ -24,6 +24,8 @@ absl::StatusOr<UpdateRequest> ToUpdateRequest(const laplace::v1::UpdatePosterior
 absl::StatusOr<CalibrateRequest> ToCalibrateRequest(
     const laplace::v1::CalibrateOodRequest& request);
 
+absl::StatusOr<NewtonRequest> ToNewtonRequest(const laplace::v1::NewtonStepRequest& request);
+
 absl::StatusOr<DatasetHeader> ToDatasetHeader(const laplace::v1::DatasetHeader& header);
 
 // `standard` is what UNSPECIFIED means.

@@ -13,6 +13,7 @@
 #include "server/registry/posterior_record.h"
 #include "server/registry/repository.h"
 #include "server/serving/model_host.h"
+#include "server/serving/newton_request.h"
 #include "server/serving/operations.h"
 
 namespace laplaced {
@@ -82,6 +83,9 @@ class FitService {
   virtual absl::StatusOr<OperationSnapshot> StartUpdate(const UpdateRequest& request) = 0;
   // Likewise; sets the thresholds of a posterior that exists anew.
   virtual absl::StatusOr<OperationSnapshot> StartCalibrate(const CalibrateRequest& request) = 0;
+
+  // Likewise; makes a new version of the model, whose parameters have gone a Newton step.
+  virtual absl::StatusOr<OperationSnapshot> StartNewton(const NewtonRequest& request) = 0;
 
   // Newest first, without spectra. Unreadable artifacts are listed with their id and a warning that
   // says what is wrong.

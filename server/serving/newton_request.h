@@ -8,7 +8,8 @@
 
 namespace laplaced {
 
-// Zero, an empty text or nothing means the default, which newton_step.h states.
+// As in the API; zero, an empty text or nothing means the default that
+// laplace/v1/posterior.proto documents.
 struct NewtonRequest {
   std::string model;
   int64_t version = 0;

@@ -40,12 +40,14 @@ absl::Status NoSuchOperation(const std::string& id) {
 
 // Final record of an operation that ended with `result`. `aborted`: the server stopped it, not a
 // user.
-OperationRecord FinalRecord(OperationRecord record, const absl::StatusOr<std::string>& result,
+OperationRecord FinalRecord(OperationRecord record, const absl::StatusOr<OperationResult>& result,
                             bool aborted) {
   record.end_time = Now();
   if (result.ok()) {
     record.state = OperationState::kSucceeded;
-    record.posterior_id = *result;
+    record.posterior_id = result->posterior_id;
+    record.model_version = result->model_version;
+    record.result = result->result;
     return record;
   }
   record.state = OperationState::kFailed;
@@ -70,7 +72,9 @@ void LogEnd(const OperationRecord& record, double seconds) {
     return LogWarning("operation failed", fields);
   }
   if (record.state == OperationState::kCancelled) return LogInfo("operation cancelled", fields);
-  fields.emplace_back("posterior", record.posterior_id);
+  if (!record.posterior_id.empty()) fields.emplace_back("posterior", record.posterior_id);
+  if (record.model_version > 0) fields.emplace_back("version", record.model_version);
+  if (!record.result.empty()) fields.emplace_back("result", record.result);
   LogInfo("operation succeeded", fields);
 }
 
@@ -131,7 +135,7 @@ struct Operations::State {
   void Run(Operation& operation, const Work& work);
   // Ends the operation with `result`, unless that is decided already. REQUIRES: `lock` is held; it
   // is released while the disk is written.
-  void End(Operation& operation, const absl::StatusOr<std::string>& result,
+  void End(Operation& operation, const absl::StatusOr<OperationResult>& result,
            std::unique_lock<std::mutex>& lock);
   void Notify();
   std::shared_ptr<Subscription> NextToNotify();
@@ -179,7 +183,7 @@ void Operations::State::Report(Operation& operation, const std::string& phase, i
 }
 
 void Operations::State::Run(Operation& operation, const Work& work) {
-  absl::StatusOr<std::string> result = absl::InternalError("the work did not return");
+  absl::StatusOr<OperationResult> result = absl::InternalError("the work did not return");
   try {
     Handle handle(*this, operation);
     result = work(handle);
@@ -199,7 +203,7 @@ void Operations::State::Run(Operation& operation, const Work& work) {
   ended.notify_all();
 }
 
-void Operations::State::End(Operation& operation, const absl::StatusOr<std::string>& result,
+void Operations::State::End(Operation& operation, const absl::StatusOr<OperationResult>& result,
                             std::unique_lock<std::mutex>& lock) {
   operation.end_decided = true;
   OperationRecord record =

@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -41,12 +42,24 @@ class OperationHandle {
   virtual void Report(const std::string& phase, int64_t done, int64_t total, double fraction) = 0;
 };
 
+// What the work of an operation made.
+struct OperationResult {
+  OperationResult(std::string posterior)
+      : posterior_id(std::move(posterior)) {}  // NOLINT: a result
+  OperationResult(int64_t version, std::string text)
+      : model_version(version), result(std::move(text)) {}
+
+  std::string posterior_id;   // empty: none
+  int64_t model_version = 0;  // 0: none
+  std::string result;         // of a model version, for people
+};
+
 class Operations {
  public:
-  // Returns the id of the posterior it made. CANCELLED ends the operation as cancelled (after
+  // Returns what it made. CANCELLED ends the operation as cancelled (after
   // Shutdown: as failed with ABORTED, because nobody asked for it), any other error as failed.
   // Should not throw; if it does, the operation fails.
-  using Work = std::function<absl::StatusOr<std::string>(OperationHandle&)>;
+  using Work = std::function<absl::StatusOr<OperationResult>(OperationHandle&)>;
 
   // Told of every end once, before anybody is shown it, with the seconds since the start; perhaps
   // from several threads at once. Must not throw.

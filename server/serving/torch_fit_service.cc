@@ -12,6 +12,7 @@
 #include "server/serving/fit_service.h"
 #include "server/serving/fit_start.h"
 #include "server/serving/loaded_posterior.h"
+#include "server/serving/newton_job.h"
 #include "server/serving/torch_served_model.h"
 
 namespace laplaced {
@@ -137,6 +138,29 @@ class TorchFitService : public FitService {
     return operations_.Start(
         description, [this, made, job = std::move(job)](OperationHandle& handle) {
           return Activate(job.record, job.activate, RunCalibrationJob(job, made, handle));
+        });
+  }
+
+  absl::StatusOr<OperationSnapshot> StartNewton(const NewtonRequest& request) override {
+    LAPLACED_ASSIGN_OR_RETURN(const auto served, host_.Pin(request.model, request.version));
+    const auto model = static_cast<const TorchServedModel&>(*served).model();
+    LAPLACED_ASSIGN_OR_RETURN(Dataset training,
+                              LoadDataset(datasets_, "train_dataset_id", request.train_dataset_id));
+    Dataset held_out;
+    if (!request.held_out_dataset_id.empty()) {
+      LAPLACED_ASSIGN_OR_RETURN(
+          held_out, LoadDataset(datasets_, "held_out_dataset_id", request.held_out_dataset_id));
+    }
+    LAPLACED_ASSIGN_OR_RETURN(
+        NewtonJob job, PrepareNewton(model, request, std::move(training), std::move(held_out)));
+    const std::string description =
+        absl::StrCat("newton step ", model->info.name, "/", model->info.version);
+    return operations_.Start(
+        description,
+        [this, job = std::move(job)](OperationHandle& handle) -> absl::StatusOr<OperationResult> {
+          LAPLACED_ASSIGN_OR_RETURN(const NewtonOutcome outcome,
+                                    RunNewtonJob(job, repository_, handle));
+          return OperationResult(outcome.version, outcome.summary);
         });
   }
 

@@ -29,6 +29,8 @@ OperationRecord Record(const std::string& id, OperationState state) {
   record.error_message = "message of " + id;
   record.start_time = "2026-01-02T03:04:05Z";
   record.end_time = "2026-01-02T03:04:06Z";
+  record.model_version = 3;
+  record.result = "gain of " + id;
   return record;
 }
 
@@ -41,6 +43,8 @@ void ExpectSame(const OperationRecord& a, const OperationRecord& b) {
   EXPECT_EQ(a.error_message, b.error_message);
   EXPECT_EQ(a.start_time, b.start_time);
   EXPECT_EQ(a.end_time, b.end_time);
+  EXPECT_EQ(a.model_version, b.model_version);
+  EXPECT_EQ(a.result, b.result);
 }
 
 class OperationStoreTest : public ::testing::Test {
@@ -73,6 +77,20 @@ TEST_F(OperationStoreTest, ReplacesTheRecordOfAnOperation) {
   ASSERT_THAT(store.Save(Record("a", OperationState::kSucceeded)), IsOk());
   EXPECT_THAT(NamesIn(folder_), ElementsAre("a.json"));
   EXPECT_EQ(Open().recovered()[0].state, OperationState::kSucceeded);
+}
+
+TEST_F(OperationStoreTest, ReadsRecordsOfServersThatKnewNoModelVersions) {
+  ASSERT_THAT(Open().Save(Record("a", OperationState::kSucceeded)), IsOk());
+  Json json = *ReadSealedFile(folder_ + "/a.json");
+  json.erase("model_version");
+  json.erase("result");
+  WriteFileBytes(folder_ + "/a.json", SealJson(json));
+  OperationRecord expected = Record("a", OperationState::kSucceeded);
+  expected.model_version = 0;
+  expected.result = "";
+  const OperationStore store = Open();
+  ASSERT_EQ(store.recovered().size(), 1u);
+  ExpectSame(store.recovered()[0], expected);
 }
 
 TEST_F(OperationStoreTest, MarksRunningOnesAsStoppedForGood) {

@@ -86,6 +86,18 @@ std::function<grpc::Status(TestServer&)> Update(Change change) {
 }
 
 template <typename Change>
+std::function<grpc::Status(TestServer&)> Newton(Change change) {
+  return [change](TestServer& server) {
+    v1::NewtonStepRequest request;
+    request.set_model("net");
+    request.set_train_dataset_id("sha256-0");
+    change(request);
+    v1::NewtonStepResponse response;
+    return Call(*server.posteriors, &v1::PosteriorService::Stub::NewtonStep, request, &response);
+  };
+}
+
+template <typename Change>
 std::function<grpc::Status(TestServer&)> Calibrate(Change change) {
   return [change](TestServer& server) {
     v1::CalibrateOodRequest request;
@@ -844,6 +856,74 @@ std::vector<BadRequest> BadUpdates() {
   };
 }
 
+std::vector<BadRequest> BadNewtonSteps() {
+  const auto kInvalid = StatusCode::INVALID_ARGUMENT;
+  using R = v1::NewtonStepRequest;
+  return {
+      {"NoModel", Newton([](R& r) { r.clear_model(); }), kInvalid, "model", {"name of a model"}},
+      {"UnknownModel",
+       Newton([](R& r) { r.set_model("nosuch"); }),
+       StatusCode::NOT_FOUND,
+       "",
+       {"nosuch"}},
+      {"NoData",
+       Newton([](R& r) { r.clear_train_dataset_id(); }),
+       kInvalid,
+       "train_dataset_id",
+       {"uploaded data set", "empty"}},
+      {"LongHeldOutId",
+       Newton([](R& r) { r.set_held_out_dataset_id(std::string(500, 'x')); }),
+       kInvalid,
+       "held_out_dataset_id",
+       {"at most 128", "got 500"}},
+      {"UnknownVariant",
+       Newton([](R& r) { r.mutable_options()->set_variant(static_cast<v1::NewtonVariant>(9)); }),
+       kInvalid,
+       "options.variant",
+       {"NEWTON_VARIANT_DEBIASED", "9"}},
+      {"FisherCurvature",
+       Newton([](R& r) { r.mutable_options()->set_curvature(v1::CURVATURE_KIND_MC_FISHER); }),
+       kInvalid,
+       "options.curvature",
+       {"CURVATURE_KIND_HESSIAN"}},
+      {"NegativeBatch",
+       Newton([](R& r) { r.mutable_options()->set_direction_batch_size(-1); }),
+       kInvalid,
+       "options.direction_batch_size",
+       {"got -1"}},
+      {"NegativeSecondBatch",
+       Newton([](R& r) { r.mutable_options()->set_curvature_batch_size(-2); }),
+       kInvalid,
+       "options.curvature_batch_size",
+       {"got -2"}},
+      {"NegativeHeldOut",
+       Newton([](R& r) { r.mutable_options()->set_held_out_size(-1); }),
+       kInvalid,
+       "options.held_out_size",
+       {"got -1"}},
+      {"NegativeSteps",
+       Newton([](R& r) { r.mutable_options()->set_max_steps(-1); }),
+       kInvalid,
+       "options.max_steps",
+       {"got -1"}},
+      {"NegativeDamping",
+       Newton([](R& r) { r.mutable_options()->set_damping(-1); }),
+       kInvalid,
+       "options.damping",
+       {"got -1"}},
+      {"DampingNotANumber",
+       Newton([](R& r) { r.mutable_options()->set_damping(std::nan("")); }),
+       kInvalid,
+       "options.damping",
+       {"got nan"}},
+      {"ToleranceOfOne",
+       Newton([](R& r) { r.mutable_options()->set_tolerance(1); }),
+       kInvalid,
+       "options.tolerance",
+       {"got 1"}},
+  };
+}
+
 std::vector<BadRequest> BadCalibrations() {
   const auto kInvalid = StatusCode::INVALID_ARGUMENT;
   using R = v1::CalibrateOodRequest;
@@ -1081,6 +1161,8 @@ INSTANTIATE_TEST_SUITE_P(FitOptions, BadRequestTest, ::testing::ValuesIn(BadFitO
 INSTANTIATE_TEST_SUITE_P(Combinations, BadRequestTest, ::testing::ValuesIn(BadCombinations()),
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(Updates, BadRequestTest, ::testing::ValuesIn(BadUpdates()), NameOf);
+INSTANTIATE_TEST_SUITE_P(NewtonSteps, BadRequestTest, ::testing::ValuesIn(BadNewtonSteps()),
+                         NameOf);
 INSTANTIATE_TEST_SUITE_P(Calibrations, BadRequestTest, ::testing::ValuesIn(BadCalibrations()),
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(Names, BadRequestTest, ::testing::ValuesIn(BadNames()), NameOf);

@@ -355,6 +355,68 @@ TEST(PosteriorServiceTest, CalibratePassesTheRequestOn) {
   EXPECT_TRUE(full.keep_inactive);
 }
 
+TEST(PosteriorServiceTest, NewtonStepPassesTheRequestOnAndShowsTheNewVersion) {
+  TestServer server;
+  v1::NewtonStepRequest request;
+  request.set_model("net");
+  request.set_train_dataset_id("sha256-0");
+  v1::NewtonStepResponse response;
+  ASSERT_TRUE(Call(*server.posteriors, &PosteriorStub::NewtonStep, request, &response).ok());
+  EXPECT_EQ(response.operation().description(), "newton step net/1");
+  const NewtonRequest plain = server.fits->last_newton();
+  EXPECT_EQ(plain.model, "net");
+  EXPECT_EQ(plain.train_dataset_id, "sha256-0");
+  EXPECT_EQ(plain.held_out_dataset_id, "");
+  EXPECT_EQ(plain.variant, "");
+  EXPECT_EQ(plain.curvature, "");
+  EXPECT_FALSE(plain.damping.has_value());
+  EXPECT_FALSE(plain.keep_worse);
+
+  v1::GetOperationRequest get;
+  get.set_id(response.operation().id());
+  v1::GetOperationResponse shown;
+  do {
+    ASSERT_TRUE(
+        Call(*server.operations, &v1::OperationService::Stub::GetOperation, get, &shown).ok());
+  } while (shown.operation().state() == v1::OPERATION_STATE_RUNNING);
+  EXPECT_EQ(shown.operation().state(), v1::OPERATION_STATE_SUCCEEDED);
+  EXPECT_EQ(shown.operation().model_version(), 2);
+  EXPECT_EQ(shown.operation().result(), "held-out loss 0.5 -> 0.4 nats");
+  EXPECT_EQ(shown.operation().posterior_id(), "");
+
+  request.set_version(1);
+  request.set_held_out_dataset_id("sha256-1");
+  request.set_keep_worse(true);
+  v1::NewtonStepOptions& options = *request.mutable_options();
+  options.set_variant(v1::NEWTON_VARIANT_EQUAL_BUDGET);
+  options.set_curvature(v1::CURVATURE_KIND_HESSIAN);
+  options.set_direction_batch_size(3);
+  options.set_curvature_batch_size(4);
+  options.set_held_out_size(5);
+  options.set_damping(0);
+  options.set_max_steps(6);
+  options.set_tolerance(0.5);
+  options.set_seed(7);
+  grpc::Status status;
+  do {  // the first one may still be ending
+    status = Call(*server.posteriors, &PosteriorStub::NewtonStep, request, &response);
+  } while (status.error_code() == StatusCode::RESOURCE_EXHAUSTED);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  const NewtonRequest full = server.fits->last_newton();
+  EXPECT_EQ(full.version, 1);
+  EXPECT_EQ(full.held_out_dataset_id, "sha256-1");
+  EXPECT_TRUE(full.keep_worse);
+  EXPECT_EQ(full.variant, "equal_budget");
+  EXPECT_EQ(full.curvature, "hessian");
+  EXPECT_EQ(full.direction_batch_size, 3);
+  EXPECT_EQ(full.curvature_batch_size, 4);
+  EXPECT_EQ(full.held_out_size, 5);
+  EXPECT_EQ(full.damping, 0.0);
+  EXPECT_EQ(full.max_steps, 6);
+  EXPECT_EQ(full.tolerance, 0.5);
+  EXPECT_EQ(full.seed, 7u);
+}
+
 TEST(PosteriorServiceTest, OperationsWithoutRoomSayWhenToTryAgain) {
   v1::ServerConfig config;
   TestServer server(config);

@@ -357,6 +357,16 @@ class FakeFitService : public FitService {
     last_calibrate_ = request;
     return operations_.Start(absl::StrCat("calibrate ", record->id), work_);
   }
+  absl::StatusOr<OperationSnapshot> StartNewton(const NewtonRequest& request) override {
+    const auto info = host_.Get(request.model, request.version);
+    if (!info.ok()) return info.status();
+    std::lock_guard<std::mutex> lock(mutex_);
+    last_newton_ = request;
+    return operations_.Start(absl::StrCat("newton step ", info->name, "/", info->version),
+                             [](OperationHandle&) -> absl::StatusOr<OperationResult> {
+                               return OperationResult(2, "held-out loss 0.5 -> 0.4 nats");
+                             });
+  }
   absl::StatusOr<std::vector<PosteriorRecord>> ListPosteriors(const std::string& model,
                                                               int64_t version) const override {
     auto record = GetPosterior(model, version, "p-1");
@@ -394,6 +404,10 @@ class FakeFitService : public FitService {
     std::lock_guard<std::mutex> lock(mutex_);
     return last_request_;
   }
+  NewtonRequest last_newton() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return last_newton_;
+  }
   UpdateRequest last_update() const {
     std::lock_guard<std::mutex> lock(mutex_);
     return last_update_;
@@ -410,6 +424,7 @@ class FakeFitService : public FitService {
   Operations::Work work_ = [](OperationHandle&) { return std::string("p-1"); };
   FitRequest last_request_;
   UpdateRequest last_update_;
+  NewtonRequest last_newton_;
   CalibrateRequest last_calibrate_;
 };
 

@@ -24,6 +24,7 @@ _ENUMS = {
     "kfac_eigenvalues": "KfacEigenvalues",
     "prior_method": "PriorMethod",
     "noise_method": "NoiseMethod",
+    "variant": "NewtonVariant",
 }
 
 

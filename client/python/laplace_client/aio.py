@@ -271,6 +271,32 @@ class AsyncClient:
         response = await self._call(_api.CALIBRATE_OOD, request)
         return await self._result(types.from_message(Operation, response.operation), progress)
 
+    async def newton_step(
+        self,
+        model: str,
+        train: tuple[ArrayLike, ArrayLike] | str,
+        held_out: tuple[ArrayLike, ArrayLike] | str | None = None,
+        *,
+        version: int = 0,
+        keep_worse: bool = False,
+        progress: bool | OperationProgress = False,
+        **step_options: Any,
+    ) -> Operation:
+        options = _requests.build("NewtonStepOptions", **step_options)
+        request = _requests.build(
+            "NewtonStepRequest",
+            model=model,
+            version=version,
+            train_dataset_id=await self._dataset(train),
+            held_out_dataset_id=None if held_out is None else await self._dataset(held_out),
+            options=options,
+            keep_worse=keep_worse,
+        )
+        response = await self._call(_api.NEWTON_STEP, request)
+        started = types.from_message(Operation, response.operation)
+        await self._result(started, progress)
+        return await self.get_operation(started.id)
+
     async def list_posteriors(self, model: str, version: int = 0) -> list[Posterior]:
         request = _requests.build("ListPosteriorsRequest", model=model, version=version)
         response = await self._call(_api.LIST_POSTERIORS, request)

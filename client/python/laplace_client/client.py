@@ -309,6 +309,39 @@ class Client:
         response = self._call(_api.CALIBRATE_OOD, request)
         return self._result(types.from_message(Operation, response.operation), progress)
 
+    def newton_step(
+        self,
+        model: str,
+        train: tuple[ArrayLike, ArrayLike] | str,
+        held_out: tuple[ArrayLike, ArrayLike] | str | None = None,
+        *,
+        version: int = 0,
+        keep_worse: bool = False,
+        progress: bool | OperationProgress = False,
+        **step_options: Any,
+    ) -> Operation:
+        """Moves a checkpoint closer to the minimum of its training objective, as a new version of the model, whose
+        number is `model_version` of the operation that is returned; `result` says what it gained on held-out data.
+
+        train, held_out: (inputs, targets) or the id of a data set; without `held_out` training examples are held
+            out. step_options: those of NewtonStepOptions (variant, damping, max_steps, ...).
+        Raises FailedPreconditionError, with nothing written, if the held-out loss would not fall.
+        """
+        options = _requests.build("NewtonStepOptions", **step_options)
+        request = _requests.build(
+            "NewtonStepRequest",
+            model=model,
+            version=version,
+            train_dataset_id=self._dataset(train),
+            held_out_dataset_id=None if held_out is None else self._dataset(held_out),
+            options=options,
+            keep_worse=keep_worse,
+        )
+        response = self._call(_api.NEWTON_STEP, request)
+        started = types.from_message(Operation, response.operation)
+        self._result(started, progress)
+        return self.get_operation(started.id)
+
     def list_posteriors(self, model: str, version: int = 0) -> list[Posterior]:
         """Newest first, without spectra."""
         request = _requests.build("ListPosteriorsRequest", model=model, version=version)

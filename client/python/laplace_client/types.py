@@ -143,6 +143,8 @@ class Operation:
     error_message: str
     start_time: str
     end_time: str
+    model_version: int = 0  # made by a Newton step, and what it gained
+    result: str = ""
 
     @property
     def finished(self) -> bool:

@@ -132,6 +132,29 @@ def test_fits_updates_and_calibrates(client: Client, data: tuple[np.ndarray, np.
     assert states == {"succeeded"} and len(client.list_operations()) == 3
 
 
+def test_a_newton_step_makes_a_version_or_says_why_not(
+    client: Client, data: tuple[np.ndarray, np.ndarray]
+) -> None:
+    x, y = data
+    with pytest.raises(laplace_client.InvalidArgumentError, match="distinct examples"):
+        client.newton_step("mlp", (x, y), direction_batch_size=len(x))
+    with pytest.raises(ValueError, match="variant"):
+        client.newton_step("mlp", (x, y), variant="best")
+    # Whatever the held-out examples say of it, it is written.
+    n = len(x) // 4
+    try:
+        made = client.newton_step(
+            "mlp", (x, y), variant="debiased", direction_batch_size=n, curvature_batch_size=n,
+            held_out_size=n, keep_worse=True,
+        )  # fmt: skip
+    except laplace_client.FailedPreconditionError as error:
+        assert "nothing was written" in str(error)  # no step at all was better
+    else:
+        assert made.state == "succeeded" and made.model_version == 2
+        assert "held-out loss" in made.result
+        assert client.load_model("mlp", 2).version == 2
+
+
 def test_data_sets_travel_once(client: Client, data: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = data
     sent: list[tuple[int, int]] = []
