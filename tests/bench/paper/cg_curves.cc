@@ -218,17 +218,23 @@ class Curves {
   Csv csv_;
 };
 
-}  // namespace
-
-void MeasureConjugateGradients(const Options& options, const Experiment& experiment) {
-  const EmpiricalRisk early = EarlyCheckpoint(options, experiment.risk);
+void MeasureSlopes(const Options& options, const Experiment& experiment,
+                   const EmpiricalRisk& early) {
   Csv slopes(options.out, "c5_slope_ratio.csv",
              "network,checkpoint,b1,b2,step,repetitions,on_b1,on_b2,on_d,biased_ratio,"
              "biased_ratio_se,debiased_ratio,debiased_ratio_se,curvature_b1,curvature_b2,"
              "curvature_d");
   if (!options.quick) Slopes(options, experiment, experiment.risk, "trained", slopes).Run();
   Slopes(options, experiment, early, "early", slopes).Run();
-  Curves(options, experiment, early).Run();
+}
+
+}  // namespace
+
+void MeasureConjugateGradients(const Options& options, const Experiment& experiment, bool slopes,
+                               bool curves) {
+  const EmpiricalRisk early = EarlyCheckpoint(options, experiment.risk);
+  if (slopes) MeasureSlopes(options, experiment, early);
+  if (curves) Curves(options, experiment, early).Run();
 }
 
 }  // namespace laplaced::paper

@@ -22,6 +22,8 @@
 
 namespace laplaced::paper {
 
-void MeasureConjugateGradients(const Options& options, const Experiment& experiment);
+// slopes: C5; curves: C7.
+void MeasureConjugateGradients(const Options& options, const Experiment& experiment, bool slopes,
+                               bool curves);
 
 }  // namespace laplaced::paper

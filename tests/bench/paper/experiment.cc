@@ -126,7 +126,8 @@ EmpiricalRisk EarlyCheckpoint(const Options& options, const EmpiricalRisk& risk)
   }
   if (HasNorms(risk.network)) {
     Die("the network has norms, whose statistics an early checkpoint made here would lack: give "
-        "one with --early (tests/bench/paper/train_early.py), or leave out the part cg");
+        "one with --early (tests/bench/paper/train_early.py), or leave out the parts slopes and "
+        "cg");
   }
   constexpr int64_t kBatch = 128;
   constexpr double kRate = 0.05, kMomentum = 0.9;

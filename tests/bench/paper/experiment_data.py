@@ -5,6 +5,7 @@ fashion_cnn  tests/data/fashion_cnn on Fashion-MNIST (Debian: dataset-fashion-mn
              channels; of the result the second channel is kept, and the padding cut off.
 resnet20     a registry folder of your own (model.pt, model.json) on CIFAR-10 as tests/bench/fetch_cifar10.py writes it.
              Validation rows are the last 1,000 test images, because such checkpoints have seen all training images.
+all_cnn_c    what train_all_cnn_c.py made of CIFAR-10, which has not seen the last 10,000 training images: validation rows.
 """
 import gzip
 import pathlib
@@ -13,6 +14,7 @@ from typing import Callable
 
 import numpy as np
 
+import cifar_splits
 from corruptions import corrupt
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -70,13 +72,16 @@ def fashion_cnn():
     return Network("fashion_cnn", folder, train.rows(seen), train.rows(unseen), test, corrupt_grey)
 
 
-def resnet20(folder, cifar):
+def of_cifar10(name, folder, cifar):
     """`folder`: model.pt and model.json; `cifar`: what fetch_cifar10.py wrote. SystemExit says what is missing."""
     if folder is None or cifar is None:
-        raise SystemExit("resnet20: needs --model FOLDER (model.pt, model.json) and --cifar FOLDER (tests/bench/fetch_cifar10.py)")
+        raise SystemExit(f"{name}: needs --model FOLDER (model.pt, model.json) and --cifar FOLDER (tests/bench/fetch_cifar10.py)")
     for path in (folder / "model.pt", folder / "model.json", cifar / "train_images.npy"):
         if not path.exists():
             raise SystemExit(f"{path}: not there")
     read = lambda split: Split(np.load(cifar / f"{split}_images.npy", mmap_mode="r"), np.load(cifar / f"{split}_labels.npy"))
-    test = read("test")
-    return Network("resnet20", folder, read("train"), test.rows(slice(9000, None)), test.rows(slice(0, 9000)), corrupt_rgb)
+    train, test = read("train"), read("test")
+    if name == "all_cnn_c":
+        seen, unseen = slice(0, cifar_splits.N_TRAIN), slice(cifar_splits.N_TRAIN, None)
+        return Network(name, folder, train.rows(seen), train.rows(unseen), test, corrupt_rgb)
+    return Network(name, folder, train, test.rows(slice(9000, None)), test.rows(slice(0, 9000)), corrupt_rgb)

@@ -83,10 +83,10 @@ Options ParseOptions(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--cut-examples", o.cut_examples, "Of D, for the true loss in the cut; 0: none")
       ->capture_default_str();
-  app.add_option("--parts", o.parts, "spectra (C1-C4, C6), cg (C5, C7)")
+  app.add_option("--parts", o.parts, "spectra (C1-C4, C6), slopes (C5), cg (C7)")
       ->capture_default_str()
       ->delimiter(',')
-      ->check(CLI::IsMember({"spectra", "cg"}));
+      ->check(CLI::IsMember({"spectra", "slopes", "cg"}));
   app.add_option("--threads", o.threads, "0: the CPU quota")->capture_default_str();
   app.add_flag("--quick", o.quick, "A small version: see below");
   try {

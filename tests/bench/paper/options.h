@@ -27,7 +27,7 @@ struct Options {
   int64_t cut_examples = 1024;  // of D, for the true loss there; 0: none
   double tolerance = 1e-3;      // of Lanczos
   int64_t threads = 0;
-  std::vector<std::string> parts = {"spectra", "cg"};
+  std::vector<std::string> parts = {"spectra", "slopes", "cg"};
   bool quick = false;
 };
 

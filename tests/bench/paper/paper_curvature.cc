@@ -67,7 +67,8 @@ int Main(int argc, char** argv) {
   const Stopwatch time;
   const Experiment experiment = LoadExperiment(options);
   if (Has(options, "spectra")) MeasureSpectra(options, experiment);
-  if (Has(options, "cg")) MeasureConjugateGradients(options, experiment);
+  const bool slopes = Has(options, "slopes"), curves = Has(options, "cg");
+  if (slopes || curves) MeasureConjugateGradients(options, experiment, slopes, curves);
   WriteSettings(options, experiment, time.Seconds());
   std::printf("%s: %.0f s, files in %s\n", options.name.c_str(), time.Seconds(),
               options.out.c_str());

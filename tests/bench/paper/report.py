@@ -3,8 +3,8 @@
 
     /usr/bin/python3 tests/bench/paper/report.py tests/bench/paper/results
 
-RESULTS/NETWORK/ holds what paper_curvature and under_corruption.py wrote for a network, RESULTS/all_cnn_c/metrics.csv what
-train_all_cnn_c.py did. Writes RESULTS/report.md, and figures (SVG) beside the files they come from. What is not there is said
+RESULTS/NETWORK/ holds what paper_curvature and under_corruption.py wrote for a network, RESULTS/training/RUN/ what
+train_all_cnn_c.py did in each run. Writes RESULTS/report.md, and figures (SVG) beside the files they come from. What is not there is said
 to be missing. Verdicts follow from the numbers by one rule: a difference counts if it is larger than two standard errors.
 """
 import argparse
@@ -41,36 +41,41 @@ def claims_table(claims):
 
 
 def training(folder):
-    rows = read(folder / "metrics.csv")
-    if not rows:
+    """Of the runs of train_all_cnn_c.py in `folder`: what they reached, and their curves in one figure."""
+    runs = {path.parent.name: read(path) for path in sorted(folder.glob("*/metrics.csv"))}
+    if not runs:
         return ""
     note = folder / "note.md"
     drawing, axes = figure(2)
-    for axis, quantities in zip(axes[0], (("train_loss", "validation_loss"), ("validation_accuracy",))):
-        for colour, quantity in zip(COLOURS, quantities):
-            axis.plot([r["epoch"] for r in rows], [r[quantity] for r in rows], ".-", color=colour, label=quantity.replace("_", " "))
-        axis.set(xlabel="epoch")
-        axis.legend()
+    lines = []
+    for colour, (name, rows) in zip(COLOURS, runs.items()):
+        epochs = [r["epoch"] for r in rows]
+        axes[0][0].plot(epochs, [r["train_loss"] for r in rows], color=colour, linewidth=0.9, label=f"{name}, training (with dropout)")
+        axes[0][0].plot(epochs, [r["validation_loss"] for r in rows], color=colour, linewidth=0.9, linestyle=":", label=f"{name}, validation")
+        axes[0][1].plot(epochs, [r["validation_accuracy"] for r in rows], color=colour, linewidth=0.9, label=name)
+        last, test = rows[-1], (read(folder / name / "test.csv") or [{}])[-1]
+        percent = lambda key, of: f"{100 * of[key]:.2f} %" if key in of else ""
+        lines.append([name, f"{last['epoch']:.4g}", f"{last['seconds'] / 60:.1f}", f"{last['train_loss']:.3f}", f"{last['validation_loss']:.3f}",
+                      percent("validation_accuracy", last), f"{test['test_loss']:.3f}" if test else "", percent("test_accuracy", test)])  # fmt: skip
+    axes[0][0].set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    axes[0][1].set(xlabel="epoch", ylabel="validation accuracy")
+    for axis in axes[0]:
+        axis.legend(fontsize=7)
     picture = save(drawing, folder / "training.svg")
-    last = rows[-1]
-    return "\n\n".join([
-        "### ALL-CNN-C",
-        note.read_text().strip() if note.exists() else "",
-        f"After {last['step']:.0f} steps of 256 images ({last['epoch']:.2f} of 350 epochs, {last['seconds'] / 60:.1f} min of training): validation loss "
-        f"{last['validation_loss']:.3f}, accuracy {100 * last['validation_accuracy']:.1f} %.",
-        f"![Training]({folder.name}/{picture})",
-    ])  # fmt: skip
+    heads = ["run", "epochs of 350", "minutes", "training loss, last epoch", "validation loss", "validation accuracy", "test loss", "test accuracy"]
+    return "\n\n".join(["### Training ALL-CNN-C", note.read_text().strip() if note.exists() else "", table(heads, lines),
+                        f"![Training]({folder.name}/{picture})"])  # fmt: skip
 
 
 def report(results):
     """The report's text; figures are written as a side effect. SystemExit if there is nothing to report."""
-    networks = sorted(p.name for p in results.iterdir() if p.is_dir() and p.name != "all_cnn_c")
+    networks = sorted(p.name for p in results.iterdir() if p.is_dir() and p.name != "training")
     curvature, corruption = report_curvature.claims(), report_corruption.claims()
     sections = []
     for name in networks:
         sections.append(report_curvature.section(results / name, name, curvature))
         sections.append(report_corruption.section(results / name, name, corruption))
-    sections.append(training(results / "all_cnn_c"))
+    sections.append(training(results / "training"))
     sections = [s for s in sections if s]
     if not sections:
         raise SystemExit(f"{results}: no results here; tests/bench/paper/run.sh makes some")

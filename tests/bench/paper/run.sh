@@ -61,7 +61,7 @@ corruption_resnet() {
 all_cnn_c() {
   need_cifar
   (cd "$root/client/python" && $PYTHON setup.py descriptors)
-  $PYTHON "$here/train_all_cnn_c.py" --cifar "$CIFAR" --out "$OUT/all_cnn_c" "$@"
+  $PYTHON "$here/train_all_cnn_c.py" --cifar "$CIFAR" --out "$OUT/training/B" "$@"
 }
 
 report() { $PYTHON "$here/report.py" "$OUT"; }

@@ -71,3 +71,16 @@ def test_judges_bias(tmp_path):
 def test_an_empty_folder_is_an_error(tmp_path):
     with pytest.raises(SystemExit, match="no results here"):
         report.report(tmp_path)
+
+
+def test_shows_every_training_run(tmp_path):
+    for name, accuracy in (("A", 0.5), ("B", 0.8)):
+        folder = tmp_path / "training" / name
+        folder.mkdir(parents=True)
+        columns = "step,epoch,seconds,learning_rate,train_loss,validation_loss,validation_accuracy"
+        (folder / "metrics.csv").write_text(f"{columns}\n10,1,60,0.1,2,2.1,0.2\n20,2,120,0.1,1,1.5,{accuracy}\n")
+    (tmp_path / "training" / "B" / "test.csv").write_text("step,images,test_loss,test_accuracy\n10,9,3,0.1\n20,9,1.25,0.75\n")
+    text = report.report(tmp_path)
+    assert "| A | 2 | 2.0 | 1.000 | 1.500 | 50.00 % |  |  |" in text
+    assert "| B | 2 | 2.0 | 1.000 | 1.500 | 80.00 % | 1.250 | 75.00 % |" in text
+    assert (tmp_path / "training" / "training.svg").stat().st_size < parts.LARGEST_FIGURE

@@ -221,9 +221,9 @@ def say(text):
 def parse():
     words = lambda text: tuple(text.split(","))
     parser = argparse.ArgumentParser(description="Posteriors under corruption; see the head of this file.")
-    parser.add_argument("--network", choices=("fashion_cnn", "resnet20"), default="fashion_cnn")
-    parser.add_argument("--model", type=pathlib.Path, help="resnet20: folder with model.pt and model.json")
-    parser.add_argument("--cifar", type=pathlib.Path, help="resnet20: folder that fetch_cifar10.py wrote")
+    parser.add_argument("--network", choices=("fashion_cnn", "resnet20", "all_cnn_c"), default="fashion_cnn")
+    parser.add_argument("--model", type=pathlib.Path, help="of resnet20 and all_cnn_c: folder with model.pt and model.json")
+    parser.add_argument("--cifar", type=pathlib.Path, help="of the same: folder that fetch_cifar10.py wrote")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--server-binary", default=ROOT / "build" / "release" / "server" / "app" / "laplaced")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions, seeds 0, 1, ... (3)")
@@ -233,11 +233,11 @@ def parse():
     parser.add_argument("--skip", type=words, default=(), help="posteriors to leave out, comma-separated, such as kfac or "
                         "low_rank/none/equal_budget")  # fmt: skip
     parser.add_argument("--b1", type=int, default=128, help="examples that choose directions (128)")
-    parser.add_argument("--b2", type=int, help="examples that measure curvature (1024; resnet20 512)")
-    parser.add_argument("--rank", type=int, help="directions of a low-rank posterior (30; resnet20 20)")
+    parser.add_argument("--b2", type=int, help="examples that measure curvature (1024; on CIFAR-10 512)")
+    parser.add_argument("--rank", type=int, help="directions of a low-rank posterior (30; on CIFAR-10 20)")
     parser.add_argument("--train-rows", type=int, default=10000, help="training images the server is given, drawn by the seed; N stays "
                         "that of model.json (10000)")  # fmt: skip
-    parser.add_argument("--validation", type=int, help="images for the temperature and the tuned prior (1000; resnet20 200)")
+    parser.add_argument("--validation", type=int, help="images for the temperature and the tuned prior (1000; on CIFAR-10 200)")
     options = parser.parse_args()
     small = options.network == "fashion_cnn"
     options.b2 = options.b2 or (1024 if small else 512)
@@ -258,7 +258,8 @@ def parse():
 
 def main():
     options = parse()
-    network = experiment_data.fashion_cnn() if options.network == "fashion_cnn" else experiment_data.resnet20(options.model, options.cifar)
+    name = options.network
+    network = experiment_data.fashion_cnn() if name == "fashion_cnn" else experiment_data.of_cifar10(name, options.model, options.cifar)
     settings = {name: getattr(options, name) for name in ("network", "images", "b1", "b2", "rank", "train_rows", "validation")}
     settings["corruptions"] = " ".join(options.corruptions)
     settings["severities"] = " ".join(map(str, options.severities))
