@@ -1,4 +1,4 @@
-# Compiler cache, linker, warnings and sanitizers: one interface target that every room links.
+# Compiler cache, linker, warnings, sanitizers and coverage: one interface target that every room links.
 
 find_program(CCACHE_PROGRAM ccache)
 if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
@@ -30,6 +30,13 @@ endif()
 if(LAPLACED_SANITIZE)
   add_compile_options(-fsanitize=${LAPLACED_SANITIZE} -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${LAPLACED_SANITIZE})
+endif()
+
+option(LAPLACED_COVERAGE "Count which lines run; any preset, sanitizers too" OFF)
+if(LAPLACED_COVERAGE)
+  # Counters of threads must not lose each other's counts.
+  add_compile_options(--coverage -fprofile-update=prefer-atomic)
+  add_link_options(--coverage)
 endif()
 
 add_library(laplaced_warnings INTERFACE)
