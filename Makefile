@@ -10,6 +10,7 @@
 #   make fuzz     every reader of untrusted bytes with libFuzzer, TIME=60 seconds each; prints executions, crashes, peak memory
 #   make coverage  lines of server/, client/ and formats/ that the tests run, as a table and as HTML (a build of its own; an hour on two cores)
 #   make stress   kills a real server CYCLES=200 times while it writes, and fills its disk; nothing acknowledged may be lost (20 minutes)
+#   make soak     keeps a real server under mixed load for MINUTES=30; fails if memory, descriptors or threads grow
 #   make test-replicas  two servers behind HAProxy, one of them killed, stopped, unplugged, updated under load (root; three to five minutes)
 #   make test-image  builds the container images without a container engine and tries them (root; an hour on two cores)
 #   make test-monitoring  every query of dashboard, alerts and autoscaler, asked of a real Prometheus (three minutes)
@@ -41,7 +42,7 @@ FUZZ_PACKAGES := clang libclang-rt-dev
 COVERAGE_PACKAGES := gcovr
 IMAGE_TEST_PACKAGES := buildah debootstrap jq curl iproute2 procps python3 dataset-fashion-mnist
 
-.PHONY: all build python test test-replicas bench bench-fit bench-serving demo fuzz stress coverage format check-format clean deps-build deps-demo deps-python deps-replicas deps-test test-image test-monitoring validate-manifests paper paper-quick
+.PHONY: all build python test test-replicas bench bench-fit bench-serving demo fuzz stress coverage format check-format clean deps-build deps-demo deps-python deps-replicas deps-test test-image test-monitoring validate-manifests paper paper-quick soak
 
 all: build
 
@@ -118,6 +119,11 @@ CYCLES ?= 200
 stress: deps-build build
 	tests/stress/run.sh $(BUILD)/server/app/laplaced crash_test.py --cycles $(CYCLES) $(if $(SEED),--seed $(SEED))
 	tests/stress/run.sh $(BUILD)/server/app/laplaced disk_test.py
+
+# SAMPLES=FILE keeps the samples as CSV.
+MINUTES ?= 30
+soak: deps-build build
+	tests/stress/run.sh $(BUILD)/server/app/laplaced soak.py --minutes $(MINUTES) $(if $(SAMPLES),--csv $(SAMPLES)) $(if $(SEED),--seed $(SEED))
 
 # HAPROXY=FILE takes another HAProxy.
 test-replicas: deps-replicas build

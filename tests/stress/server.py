@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -81,6 +82,17 @@ class Server:
                     f"the server ended with {self._process.poll()} instead of starting:\n{self.output()}")
             time.sleep(0.01)
         raise Failure(f"the server does not serve after {START_SECONDS:g} s:\n{self.output()}")
+
+    def http_address(self) -> str:
+        """Of metrics and probes, of a server that was started with `http-listen`."""
+        self.address()
+        found = re.search(r"metrics and probes on http://([0-9.:]+)", self.output())
+        require(found is not None, f"no address of the metrics in the log:\n{self.output()}")
+        return found.group(1)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def client(self) -> Client:
         return Client(self.address(), NO_RETRY)
