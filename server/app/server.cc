@@ -20,6 +20,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/types/optional.h"
 #include "server/app/config.h"
+#include "server/app/heap_trimmer.h"
 #include "server/app/model_health.h"
 #include "server/app/model_keeper.h"
 #include "server/app/model_selection.h"
@@ -54,6 +55,7 @@ using std::chrono::system_clock;
 
 // Administration is rare; a longer queue would only hide that something is stuck.
 constexpr int64_t kMaxWaitingAdminCalls = 64;
+constexpr size_t kMostUnfinishedMessages = 16;
 // Every upload has at most one step in the queue, so this bounds the uploads at the same time.
 constexpr int64_t kMaxUploads = 64;
 
@@ -254,6 +256,7 @@ struct Server::Parts {
   std::string address;
   std::string http_address;
   std::mutex stop_mutex;
+  HeapTrimmer heap_trimmer;
 };
 
 std::string Server::Parts::NotReady() const {
@@ -296,6 +299,11 @@ absl::Status Server::Parts::Listen() {
   AddKeepAlive(builder);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, config.max_concurrent_streams());
   builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message_bytes()));
+  // Bytes that have arrived and are no whole message yet, of all connections. Beyond this gRPC ends
+  // calls by chance, because a client may begin messages and never end them.
+  grpc::ResourceQuota buffers("connections");
+  buffers.Resize(kMostUnfinishedMessages * static_cast<size_t>(config.max_message_bytes()));
+  builder.SetResourceQuota(buffers);
   int port = 0;
   builder.AddListeningPort(config.listen(), credentials, &port);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> watchers;

@@ -105,6 +105,7 @@ CallEntry::CallEntry(CallLedger& ledger, const CallMetrics::Series& series)
 }
 
 CallEntry::~CallEntry() {
+  untaken_.reset();
   const double seconds = std::chrono::duration<double>(steady_clock::now() - begin_).count();
   ledger_.metrics_.Ended(series_, code_, seconds);
   const LogLevel level = LevelOf(series_.path, code_);
@@ -116,6 +117,11 @@ CallEntry::~CallEntry() {
     Log(level, series_.path.substr(1), fields);
   }
   ledger_.Ended();
+}
+
+void CallEntry::Sending(grpc_call* call, int64_t bytes) {
+  CallMetrics::Sent(series_);
+  untaken_.emplace(ledger_.untaken_, call, bytes);
 }
 
 void CallEntry::Read(const std::multimap<grpc::string_ref, grpc::string_ref>& metadata,

@@ -1,5 +1,6 @@
 // The calls of this API that a server is working on: each is counted when it begins and when it
-// ends, has a request id, leaves a line in the log, and is waited for by a drain.
+// ends, has a request id, leaves a line in the log, is waited for by a drain, and has to take its
+// answers within bounds (untaken_answers.h).
 //
 // The id is the caller's `x-request-id` if that is fit for a log, else one of chance; with the
 // caller's trace id (`traceparent`) it goes into the log line that is written when the call ends:
@@ -21,7 +22,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/types/optional.h"
 #include "server/observe/call_metrics.h"
+#include "server/rpc/untaken_answers.h"
 
 namespace laplaced {
 
@@ -50,6 +53,7 @@ class CallLedger {
   mutable std::condition_variable changed_;
   int64_t present_ = 0;
   int64_t begun_ = 0;
+  UntakenAnswers untaken_;
 };
 
 // One call, from its beginning to its end.
@@ -66,7 +70,10 @@ class CallEntry {
   const std::string& request_id() const { return request_id_; }
 
   void Received() { CallMetrics::Received(series_); }
-  void Sent() { CallMetrics::Sent(series_); }
+  // A message is given to gRPC, and then taken by the client; until then `bytes` of memory are
+  // held for it. What is not taken is given up with the call. One message at a time.
+  void Sending(grpc_call* call, int64_t bytes);
+  void Taken() { untaken_.reset(); }
   // CANCELLED until it is set.
   void set_code(grpc::StatusCode code) { code_ = code; }
 
@@ -78,6 +85,7 @@ class CallEntry {
   std::string trace_id_;
   std::string peer_;
   grpc::StatusCode code_ = grpc::StatusCode::CANCELLED;
+  absl::optional<UntakenAnswers::Hold> untaken_;
 };
 
 }  // namespace laplaced

@@ -12,8 +12,7 @@ using grpc::experimental::InterceptionHookPoints;
 // Lives as long as its call; gRPC calls it from one thread at a time.
 class Observer final : public grpc::experimental::Interceptor {
  public:
-  Observer(CallLedger& ledger, const CallMetrics::Series& series,
-           const grpc::ServerContextBase& context)
+  Observer(CallLedger& ledger, const CallMetrics::Series& series, grpc::ServerContextBase& context)
       : entry_(ledger, series), context_(context) {}
 
   void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
@@ -28,7 +27,13 @@ class Observer final : public grpc::experimental::Interceptor {
       entry_.Received();
     }
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_MESSAGE)) {
-      entry_.Sent();
+      const grpc::ByteBuffer* message = methods->GetSerializedSendMessage();
+      // Once as the message and once in its form on the wire.
+      const size_t held = message == nullptr ? 0 : 2 * message->Length();
+      entry_.Sending(context_.c_call(), static_cast<int64_t>(held));
+    }
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_SEND_MESSAGE)) {
+      entry_.Taken();
     }
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
       entry_.set_code(methods->GetSendStatus().error_code());
@@ -38,7 +43,7 @@ class Observer final : public grpc::experimental::Interceptor {
 
  private:
   CallEntry entry_;
-  const grpc::ServerContextBase& context_;  // gone before this is
+  grpc::ServerContextBase& context_;  // gone before this is
 };
 
 class Factory final : public grpc::experimental::ServerInterceptorFactoryInterface {

@@ -69,7 +69,7 @@ absl::Status Submit(const PredictionParts& parts, const grpc::CallbackServerCont
                 response->set_id(message.id());
                 CountAnswer(parts.ood_metrics, model->info(), *answer);
               }
-              reactor->End(ToGrpcStatus(status, kModelInfer));
+              reactor->End(ToGrpcStatus(status, kModelInfer), *response);
             });
       },
       request->options);
@@ -143,9 +143,9 @@ grpc::ServerUnaryReactor* InferenceService::ModelMetadata(
 grpc::ServerUnaryReactor* InferenceService::ModelInfer(grpc::CallbackServerContext* call,
                                                        const inference::ModelInferRequest* request,
                                                        inference::ModelInferResponse* response) {
-  auto* reactor = new JobReactor(parts_.ledger, infer_series_, call);
+  auto* reactor = new JobReactor(parts_.ledger, infer_series_, call, *request);
   const absl::Status submitted = Submit(parts_, *call, *request, reactor, response);
-  if (!submitted.ok()) reactor->End(ToGrpcStatus(submitted, kModelInfer));
+  if (!submitted.ok()) reactor->End(ToGrpcStatus(submitted, kModelInfer), *response);
   return reactor;
 }
 

@@ -45,7 +45,7 @@ absl::Status Submit(const PredictionParts& parts, const grpc::CallbackServerCont
                                   const absl::StatusOr<Answer>& answer, const BatchTiming& timing) {
                                 if (answer.ok())
                                   FillAnswer(parts, *model, *answer, timing, response);
-                                reactor->End(ToGrpcStatus(answer.status(), method));
+                                reactor->End(ToGrpcStatus(answer.status(), method), *response);
                               });
 }
 
@@ -54,11 +54,11 @@ grpc::ServerUnaryReactor* Run(const PredictionParts& parts, const CallMetrics::S
                               grpc::CallbackServerContext* call, const char* method,
                               const Request& request, absl::StatusOr<Options> options,
                               Response* response) {
-  auto* reactor = new JobReactor(parts.ledger, series, call);
+  auto* reactor = new JobReactor(parts.ledger, series, call, request);
   // Once submitted, the reactor may be gone at any moment after this function has returned it.
   const absl::Status submitted =
       Submit<Answer>(parts, *call, method, request, std::move(options), reactor, response);
-  if (!submitted.ok()) reactor->End(ToGrpcStatus(submitted, method));
+  if (!submitted.ok()) reactor->End(ToGrpcStatus(submitted, method), *response);
   return reactor;
 }
 

@@ -55,16 +55,24 @@ grpc::ServerUnaryReactor* RunOnQueue(ComputeQueue& queue, grpc::CallbackServerCo
 }
 
 JobReactor::JobReactor(CallLedger& ledger, const CallMetrics::Series& series,
-                       grpc::CallbackServerContext* call)
-    : context_(MakeComputeContext(*call)), entry_(ledger, series) {
+                       grpc::CallbackServerContext* call,
+                       const google::protobuf::MessageLite& request)
+    : context_(MakeComputeContext(*call)),
+      call_(call->c_call()),
+      request_(request),
+      entry_(ledger, series) {
   entry_.Received();
   entry_.Read(call->client_metadata(), call->peer());
   call->AddInitialMetadata(kRequestIdHeader, entry_.request_id());
 }
 
-void JobReactor::End(const grpc::Status& status) {
+void JobReactor::End(const grpc::Status& status, const google::protobuf::MessageLite& answer) {
   entry_.set_code(status.error_code());
-  if (status.ok()) entry_.Sent();
+  if (status.ok()) {
+    // gRPC keeps the request, the answer and its form on the wire until the client has that.
+    const size_t held = request_.ByteSizeLong() + 2 * answer.ByteSizeLong();
+    entry_.Sending(call_, static_cast<int64_t>(held));
+  }
   Finish(status);
 }
 

@@ -7,6 +7,7 @@
 // its turn comes, a running one stops at its next check. Thread-safe.
 #pragma once
 
+#include <google/protobuf/message_lite.h>
 #include <grpcpp/grpcpp.h>
 
 #include <functional>
@@ -33,12 +34,13 @@ grpc::ServerUnaryReactor* RunOnQueue(ComputeQueue& queue, grpc::CallbackServerCo
 class JobReactor final : public grpc::ServerUnaryReactor {
  public:
   JobReactor(CallLedger& ledger, const CallMetrics::Series& series,
-             grpc::CallbackServerContext* call);
+             grpc::CallbackServerContext* call, const google::protobuf::MessageLite& request);
 
   const std::shared_ptr<ComputeContext>& context() const { return context_; }
 
-  // Once, and the reactor may be gone when it returns. In place of Finish.
-  void End(const grpc::Status& status);
+  // Once, and the reactor may be gone when it returns. In place of Finish. `answer` is the call's
+  // response.
+  void End(const grpc::Status& status, const google::protobuf::MessageLite& answer);
 
   void OnCancel() override { context_->cancelled.store(true, std::memory_order_relaxed); }
   void OnDone() override { delete this; }
@@ -49,6 +51,8 @@ class JobReactor final : public grpc::ServerUnaryReactor {
 
  private:
   const std::shared_ptr<ComputeContext> context_;
+  grpc_call* const call_;
+  const google::protobuf::MessageLite& request_;
   CallEntry entry_;
 };
 
