@@ -4,14 +4,17 @@ before."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
 from typing import Any
 
+import grpc
 from numpy.typing import ArrayLike
 
 from . import _api
 from .arrays import as_inputs, to_tensor
-from .errors import DeadlineExceededError, LaplaceError
+from .errors import DeadlineExceededError, LaplaceError, make_error, malformed
 from .options import RetryPolicy
 
 # Batches that are under way at once: one is computed while the next travels.
@@ -62,6 +65,12 @@ class StreamState:
 
     def answered(self, response: Any) -> Any:
         """The answer to the oldest batch."""
+        if (
+            response is None  # asyncio's gRPC says so that it is no message
+            or response.WhichOneof("answer") != self._kind
+            or response.first_row != self._first_row
+        ):
+            raise malformed(f"expected a {self._kind} from row {self._first_row}")
         rows, _ = self._pending.popleft()
         answer = getattr(response, self._kind)
         if self._first_row == 0:
@@ -86,3 +95,45 @@ class StreamState:
             return 0.0  # the end of its lifetime
         self._failures += 1
         return self._policy.wait(error, self._failures)
+
+    def silent(self, target: str, seconds: float) -> LaplaceError:
+        """The error of an answer that did not come in `seconds`."""
+        rows = self._pending[0][0] if self._pending else 1
+        return make_error(
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            f"no answer from {target} to rows {self._first_row} to {self._first_row + rows - 1} "
+            f"within {seconds:g} s",
+        )
+
+
+class Patience:
+    """Cancels a call when one of its answers takes longer than `seconds`: the deadline of a stream is far away, and
+    a peer may leave it open and say nothing more. `begin` and `end` stand around every wait for an answer."""
+
+    def __init__(self, call: Any, seconds: float) -> None:
+        self.over = False
+        self._call = call
+        self._seconds = seconds
+        self._limit: float | None = None  # on the monotonic clock; None while nobody waits
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def begin(self) -> None:
+        self._limit = time.monotonic() + self._seconds
+
+    def end(self) -> None:
+        self._limit = None
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _watch(self) -> None:
+        # A wait that begins during this one ends after it, so nobody has to wake this thread.
+        pause = self._seconds
+        while not self._closed.wait(pause):
+            limit = self._limit
+            pause = self._seconds if limit is None else limit - time.monotonic()
+            if pause <= 0:
+                self.over = True
+                self._call.cancel()
+                return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from types import TracebackType
-from typing import Any, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence, TypeVar
 
 import grpc
 import grpc.aio
@@ -20,12 +20,18 @@ from .errors import (
     UnavailableError,
     from_rpc_error,
     make_error,
+    malformed,
     operation_result,
 )
 from .options import ClientOptions
 from .progress import ProgressBar
 from .types import Dataset, Model, Operation, Posterior, Prediction, Scores
 
+T = TypeVar("T")
+
+
+class _Silence(Exception):
+    """A peer took too long."""
 
 
 class AsyncClient:
@@ -389,7 +395,10 @@ class AsyncClient:
         )
 
     async def _attempt(self, call: Any, request: Any, seconds: float) -> Any:
-        return await call(request, timeout=seconds, metadata=self._metadata)
+        response = await call(request, timeout=seconds, metadata=self._metadata)
+        if response is None:  # gRPC's way to say so here
+            raise malformed("it is no message of this API")
+        return response
 
     async def _retry(self, attempt: Callable[[float], Awaitable[Any]], seconds: float) -> Any:
         end = time.monotonic() + seconds
@@ -417,9 +426,11 @@ class AsyncClient:
         open_call = self._channel.stream_stream(method.path, method.serialize, method.parse)
         while True:
             call = open_call(timeout=LIFETIME, metadata=self._metadata)
+            in_time = self._in_time
+            closed = False  # our side
             try:
                 for message in state.opening():
-                    await call.write(message)
+                    await in_time(call.write(message))
                 while True:
                     while more and state.has_room:
                         try:
@@ -427,17 +438,22 @@ class AsyncClient:
                         except StopAsyncIteration:
                             more = False
                         else:
-                            await call.write(state.add(batch))
+                            await in_time(call.write(state.add(batch)))
                     if not state.waits:
                         return
-                    response = await call.read()
+                    if not more and not closed:
+                        closed = True
+                        await in_time(call.done_writing())  # a peer that ends its side first waits for ours
+                    response = await in_time(call.read())
                     if response is grpc.aio.EOF:
-                        raise make_error(await call.code(), await call.details() or "")
+                        raise await in_time(self._early_end(call))
                     yield state.answered(response)
+            except _Silence:
+                raise state.silent(self.target, self._options.timeouts.predict) from None
             except grpc.RpcError as raised:
                 error = from_rpc_error(raised, self.target)
-            except asyncio.InvalidStateError:  # a write to a stream that has ended
-                error = make_error(await call.code(), await call.details() or "")
+            except (asyncio.InvalidStateError, grpc.aio.InternalError):  # writing to a stream that has ended
+                error = await self._early_end(call)
             except LaplaceError as raised:
                 error = raised
             finally:
@@ -446,6 +462,27 @@ class AsyncClient:
             if wait is None:
                 raise error
             await asyncio.sleep(wait)
+
+    async def _in_time(self, step: Awaitable[T]) -> T:
+        """A step of a stream, whose own deadline is far away: a peer may leave it open and say nothing more."""
+        try:
+            return await asyncio.wait_for(step, self._options.timeouts.predict)
+        except asyncio.TimeoutError:
+            raise _Silence from None
+
+    async def _early_end(self, call: Any) -> LaplaceError:
+        code = await call.code()
+        if code == grpc.StatusCode.OK:
+            return make_error(grpc.StatusCode.UNAVAILABLE, "the stream ended too early")
+        return from_rpc_error(
+            grpc.aio.AioRpcError(
+                code,
+                await call.initial_metadata(),
+                await call.trailing_metadata(),
+                await call.details(),
+            ),
+            self.target,
+        )
 
     async def _dataset(self, data: tuple[ArrayLike, ArrayLike] | str) -> str:
         return data if isinstance(data, str) else (await self.ensure_dataset(*data)).id

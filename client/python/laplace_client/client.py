@@ -11,7 +11,7 @@ import grpc
 from numpy.typing import ArrayLike
 
 from . import _api, _requests, options as _options, types
-from ._streams import LIFETIME, StreamState
+from ._streams import LIFETIME, Patience, StreamState
 from .errors import (
     DeadlineExceededError,
     LaplaceError,
@@ -458,6 +458,7 @@ class Client:
             for message in state.opening():
                 sending.put(message)
             call = open_call(iter(sending.get, None), timeout=LIFETIME, metadata=self._metadata)
+            patience = Patience(call, self._options.timeouts.predict)
             try:
                 while True:
                     while more and state.has_room:
@@ -465,16 +466,24 @@ class Client:
                         more = batch is not None
                         if batch is not None:
                             sending.put(state.add(batch))
+                    if not more:
+                        sending.put(None)  # a peer that ends its side first waits for ours
                     if not state.waits:
                         return
-                    yield state.answered(next(call))
+                    patience.begin()
+                    response = next(call)
+                    patience.end()
+                    yield state.answered(response)
             except StopIteration:
                 error = make_error(grpc.StatusCode.UNAVAILABLE, "the stream ended too early")
             except grpc.RpcError as raised:
                 error = from_rpc_error(raised, self.target)
             finally:
+                patience.close()
                 sending.put(None)
                 call.cancel()
+            if patience.over:
+                raise state.silent(self.target, self._options.timeouts.predict)
             wait = state.wait_after(error)
             if wait is None:
                 raise error

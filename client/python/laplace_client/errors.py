@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from . import _api
 
@@ -95,6 +96,11 @@ def make_error(
     return _CLASSES.get(code, LaplaceError)(code, message, field, retry_delay)
 
 
+def malformed(problem: object) -> LaplaceError:
+    """Of an answer that no laplaced server gives: it was changed on the way, or somebody else gave it."""
+    return make_error(grpc.StatusCode.INTERNAL, f"the server's answer is malformed: {problem}")
+
+
 def _ended_without_status(code: grpc.StatusCode, message: str) -> bool:
     """A proxy ends a call so when the server behind it is gone in the middle of an answer. If the stream was
     reset, gRPC makes CANCELLED or INTERNAL of it, which a server that means them says with a status; else
@@ -111,14 +117,17 @@ def from_rpc_error(error: Any, target: str) -> LaplaceError:
     for key, value in error.trailing_metadata() or ():
         if key != _DETAILS:
             continue
-        for detail in _STATUS.FromString(value).details:
-            kind = detail.type_url.rsplit("/", 1)[-1]
-            if kind == "google.rpc.BadRequest":
-                violations = _BAD_REQUEST.FromString(detail.value).field_violations
-                field = violations[0].field if violations else ""
-            elif kind == "google.rpc.RetryInfo":
-                delay = _RETRY_INFO.FromString(detail.value).retry_delay
-                retry_delay = delay.seconds + delay.nanos / 1e9
+        try:
+            for detail in _STATUS.FromString(value).details:
+                kind = detail.type_url.rsplit("/", 1)[-1]
+                if kind == "google.rpc.BadRequest":
+                    violations = _BAD_REQUEST.FromString(detail.value).field_violations
+                    field = violations[0].field if violations else ""
+                elif kind == "google.rpc.RetryInfo":
+                    delay = _RETRY_INFO.FromString(detail.value).retry_delay
+                    retry_delay = max(0.0, delay.seconds + delay.nanos / 1e9)
+        except DecodeError:
+            pass  # the code and the message say enough
     if _ended_without_status(code, message):
         code = grpc.StatusCode.UNAVAILABLE
     if code == grpc.StatusCode.UNAVAILABLE:

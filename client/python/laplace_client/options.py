@@ -39,7 +39,7 @@ class Timeouts:
 
     call: float = 10.0  # lists, descriptions, activation, starting a fit
     load: float = 120.0
-    predict: float = 60.0  # of one request; streams last as long as they take
+    predict: float = 60.0  # of one request, and of each answer of a stream, which may be as long as it likes
     upload: float = 900.0
     operation: float = 24 * 3600.0  # following a fit; the fit itself goes on
 

@@ -7,14 +7,16 @@ API's fields (proto/laplace/v1), where each is described; enums are their words 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Callable, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _api
 from .arrays import from_tensor
+from .errors import malformed
 
 Floats = NDArray[np.floating[Any]]
 
@@ -288,8 +290,29 @@ _CLASSES: dict[str, type[Any]] = {
 T = TypeVar("T")
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _of_an_answer(read: F) -> F:
+    """What cannot be read is a LaplaceError, as everything that a call may fail with."""
+
+    @functools.wraps(read)
+    def checked(*arguments: Any) -> Any:
+        try:
+            return read(*arguments)
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise malformed(error) from error
+
+    return cast(F, checked)
+
+
+@_of_an_answer
 def from_message(cls: type[T], message: Any) -> T:
     """A message as the dataclass of its name, field by field."""
+    return _from_message(cls, message)
+
+
+def _from_message(cls: type[T], message: Any) -> T:
     values = {}
     for member in dataclasses.fields(cls):
         values[member.name] = _value(message, message.DESCRIPTOR.fields_by_name[member.name])
@@ -300,14 +323,14 @@ def _value(message: Any, field: Any) -> Any:
     value = getattr(message, field.name)
     if field.label == field.LABEL_REPEATED:
         if field.message_type is not None:
-            return tuple(from_message(_CLASSES[field.message_type.name], item) for item in value)
+            return tuple(_from_message(_CLASSES[field.message_type.name], item) for item in value)
         if field.cpp_type == field.CPPTYPE_DOUBLE:
             return np.array(value, np.float64)
         return tuple(value)
     if field.message_type is not None:
         if not message.HasField(field.name):
             return None
-        return from_message(_CLASSES[field.message_type.name], value)
+        return _from_message(_CLASSES[field.message_type.name], value)
     if field.enum_type is not None:
         return _api.enum_word(field.enum_type, value)
     # `optional` in proto3 is a oneof of its own.
@@ -336,6 +359,7 @@ def _mode(message: Any) -> str:
     )
 
 
+@_of_an_answer
 def prediction(m: Any) -> Prediction:
     """A PredictResponse as a value."""
 
@@ -368,6 +392,7 @@ def prediction(m: Any) -> Prediction:
     )
 
 
+@_of_an_answer
 def scores(m: Any) -> Scores:
     """A ScoreResponse as a value."""
     return Scores(
