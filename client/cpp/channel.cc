@@ -80,6 +80,9 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& ta
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30 * 1000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20 * 1000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // gRPC 1.51 ends the process in its own retries when a call ends without a status. Ours are
+  // RetryPolicy's.
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   if (!options.tls.server_name.empty()) {
     arguments.SetSslTargetNameOverride(options.tls.server_name);
   }

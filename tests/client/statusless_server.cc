@@ -92,7 +92,11 @@ void StatuslessServer::ServeConnection(int connection) {
         Send(connection, kHeaders, kEndHeaders, stream,
              "\x88\x0f\x10\x10"
              "application/grpc");
-        Send(connection, kData, kEndStream, stream, "");
+        if (calls_ % 2 == 0) {
+          Send(connection, kData, kEndStream, stream, "");
+        } else {  // trailers with one field, x: y
+          Send(connection, kHeaders, kEndHeaders | kEndStream, stream, {0, 1, 'x', 1, 'y'});
+        }
       }
     } else if (type == kSettings && !ack) {
       Send(connection, kSettings, kAck, whole_connection, "");

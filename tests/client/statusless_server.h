@@ -15,7 +15,7 @@ namespace laplace::client {
 class StatuslessServer {
  public:
   // Resets calls with this code of RFC 9113, section 7; without one it begins an answer and ends
-  // it.
+  // it, every other call with trailers that have no status.
   explicit StatuslessServer(absl::optional<uint8_t> reset_code);
   ~StatuslessServer();
   StatuslessServer(const StatuslessServer&) = delete;

@@ -132,6 +132,8 @@ def channel_arguments(options: ClientOptions) -> list[tuple[str, object]]:
         ("grpc.max_reconnect_backoff_ms", 5000),
         ("grpc.keepalive_time_ms", 30000),
         ("grpc.keepalive_timeout_ms", 20000),
+        # gRPC 1.51 ends the process in its own retries when a call ends without a status. RetryPolicy has ours.
+        ("grpc.enable_retries", 0),
     ]
     if options.tls is not None and options.tls.server_name:
         arguments.append(("grpc.ssl_target_name_override", options.tls.server_name))

@@ -77,6 +77,11 @@ def ends_without_status(stream: int) -> bytes:
     return h2.frame(h2.HEADERS, h2.END_HEADERS, stream, BEGIN) + h2.frame(h2.DATA, h2.END_STREAM, stream)
 
 
+def trailers_without_status(stream: int) -> bytes:
+    return begins_and_stops(stream) + h2.frame(
+        h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, stream, h2.header("x", "y"))
+
+
 def says_nothing(stream: int) -> bytes:
     return b""
 
@@ -143,7 +148,7 @@ BOTH = pytest.mark.parametrize("call", [predict, predict_async])
 
 
 @BOTH
-@pytest.mark.parametrize("peer", [ends_without_status], indirect=True)
+@pytest.mark.parametrize("peer", [ends_without_status, trailers_without_status], indirect=True)
 def test_an_end_without_status_is_tried_again_and_then_reported(call: Any, peer: Peer) -> None:
     for batches in (None, [X]):
         peer.calls = 0
