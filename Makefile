@@ -10,6 +10,7 @@
 #   make fuzz     every reader of untrusted bytes with libFuzzer, TIME=60 seconds each; prints executions, crashes, peak memory
 #   make coverage  lines of server/, client/ and formats/ that the tests run, as a table and as HTML (a build of its own; an hour on two cores)
 #   make stress   kills a real server CYCLES=200 times while it writes, and fills its disk; nothing acknowledged may be lost (20 minutes)
+#   make stress   kills a real server CYCLES=200 times while it writes, and fills its disk, spoils its network, holds on to it; nothing acknowledged may be lost (30 minutes)
 #   make soak     keeps a real server under mixed load for MINUTES=30; fails if memory, descriptors or threads grow
 #   make test-replicas  two servers behind HAProxy, one of them killed, stopped, unplugged, updated under load (root; three to five minutes)
 #   make test-image  builds the container images without a container engine and tries them (root; an hour on two cores)
@@ -119,6 +120,8 @@ CYCLES ?= 200
 stress: deps-build build
 	tests/stress/run.sh $(BUILD)/server/app/laplaced crash_test.py --cycles $(CYCLES) $(if $(SEED),--seed $(SEED))
 	tests/stress/run.sh $(BUILD)/server/app/laplaced disk_test.py
+	tests/stress/run.sh $(BUILD)/server/app/laplaced chaos_test.py $(if $(SEED),--seed $(SEED))
+	tests/stress/run.sh $(BUILD)/server/app/laplaced abuse_test.py --long
 
 # SAMPLES=FILE keeps the samples as CSV.
 MINUTES ?= 30

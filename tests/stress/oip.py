@@ -38,5 +38,5 @@ def infer(channel: grpc.Channel, model: str, x: np.ndarray, timeout: float) -> l
     request = REQUEST(model_name=model, id="1", raw_input_contents=[x.tobytes()])
     request.inputs.add(name="x", datatype="UINT8" if x.dtype == np.uint8 else "FP32", shape=x.shape)
     call = channel.unary_unary(METHOD, REQUEST.SerializeToString, RESPONSE.FromString)
-    answer = call(request, timeout=timeout)
+    answer = call(request, timeout=timeout) or RESPONSE()  # gRPC answers None for OK without a message
     return list(zip((output.name for output in answer.outputs), answer.raw_output_contents))

@@ -396,8 +396,8 @@ class AsyncClient:
 
     async def _attempt(self, call: Any, request: Any, seconds: float) -> Any:
         response = await call(request, timeout=seconds, metadata=self._metadata)
-        if response is None:  # gRPC's way to say so here
-            raise malformed("it is no message of this API")
+        if response is None:
+            raise malformed("it is missing, or no message of this API")
         return response
 
     async def _retry(self, attempt: Callable[[float], Awaitable[Any]], seconds: float) -> Any:

@@ -18,6 +18,7 @@ from .errors import (
     UnavailableError,
     from_rpc_error,
     make_error,
+    malformed,
     operation_result,
 )
 from .options import ClientOptions
@@ -424,7 +425,7 @@ class Client:
         call = self._channel.unary_unary(method.path, method.serialize, method.parse)
         if not method.repeatable:
             try:
-                return call(request, timeout=seconds, metadata=self._metadata)
+                return _present(call(request, timeout=seconds, metadata=self._metadata))
             except grpc.RpcError as error:
                 raise from_rpc_error(error, self.target) from None
         return self._retry(
@@ -436,7 +437,7 @@ class Client:
         failures = 0
         while True:
             try:
-                return attempt(max(end - time.monotonic(), 0.001))
+                return _present(attempt(max(end - time.monotonic(), 0.001)))
             except grpc.RpcError as raised:
                 error = from_rpc_error(raised, self.target)
             failures += 1
@@ -505,3 +506,10 @@ class Client:
             self.cancel_operation(started.id)
             raise
         return operation_result(operation)
+
+
+def _present(response: Any) -> Any:
+    """gRPC answers None where a peer says OK and sends no message."""
+    if response is None:
+        raise malformed("it is missing")
+    return response

@@ -97,6 +97,11 @@ def no_message(stream: int) -> bytes:
         h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, stream, h2.header("grpc-status", "0"))
 
 
+def ok_without_message(stream: int) -> bytes:
+    return begins_and_stops(stream) + h2.frame(
+        h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, stream, h2.header("grpc-status", "0"))
+
+
 def strange_tensor(stream: int) -> bytes:
     """A PredictResponse whose mean is of a type that there is none of."""
     message = bytes([4 << 3 | 2, 2, 1 << 3, 99])  # mean (4): dtype (1): 99
@@ -173,7 +178,7 @@ def test_silence_ends_with_the_deadline_of_an_answer(call: Any, peer: Peer) -> N
 
 
 @BOTH
-@pytest.mark.parametrize("peer", [no_message, strange_tensor], indirect=True)
+@pytest.mark.parametrize("peer", [no_message, ok_without_message, strange_tensor], indirect=True)
 def test_an_answer_that_is_none_is_an_error_of_the_call(call: Any, peer: Peer) -> None:
     error = error_of(call, peer.address, None)
     assert error.code == grpc.StatusCode.INTERNAL, error
