@@ -16,6 +16,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "formats/file_error.h"
 
 namespace laplaced {
 namespace {
@@ -25,7 +26,7 @@ namespace fs = std::filesystem;
 constexpr size_t kMaxWriteBytes = size_t{1} << 30;
 
 absl::Status ErrnoStatus(absl::string_view what, const std::string& path) {
-  return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", what, " ", path));
+  return FileError(errno, absl::StrCat("cannot ", what, " ", path));
 }
 
 absl::Status WriteAndSync(int fd, const std::vector<absl::string_view>& parts,
@@ -47,6 +48,44 @@ int RenameNoReplace(const std::string& from, const std::string& to) {
     return -1;
   }
   return rename(from.c_str(), to.c_str());
+}
+
+// Gives the synced file `from` the name `to`, durably; after an error the old file is there, if
+// there was one. `from` is gone in the end, unless it cannot be removed.
+absl::Status MoveIntoPlace(const std::string& from, const std::string& to) {
+  struct stat info;
+  if (lstat(to.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) {
+    unlink(from.c_str());
+    errno = EISDIR;
+    return ErrnoStatus("replace", to);
+  }
+  // Exchanging keeps the old file until the new one is durable. Where a file system cannot, a
+  // folder that cannot be synced leaves the new file in place, which a power cut may undo.
+  const bool exchanged =
+      renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0;
+  const bool is_new = !exchanged && errno == ENOENT;
+  const bool may_rename = is_new || errno == EINVAL || errno == ENOSYS;
+  absl::Status status;
+  if (!exchanged && (!may_rename || rename(from.c_str(), to.c_str()) != 0)) {
+    status = ErrnoStatus("replace", to);
+  } else {
+    status = SyncFolder(ParentFolder(to));
+    if (!status.ok() && exchanged) {
+      renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE);
+    } else if (!status.ok() && is_new) {
+      rename(to.c_str(), from.c_str());
+    }
+  }
+  if (exchanged || !status.ok()) unlink(from.c_str());
+  return status;
+}
+
+// A new folder, durable, or none.
+absl::Status MakeFolder(const std::string& folder) {
+  if (mkdir(folder.c_str(), 0777) != 0) return ErrnoStatus("create folder", folder);
+  absl::Status status = SyncFolder(ParentFolder(folder));
+  if (!status.ok()) rmdir(folder.c_str());
+  return status;
 }
 
 }  // namespace
@@ -110,15 +149,9 @@ absl::Status WriteNewFile(const std::string& path, const std::vector<absl::strin
 }
 
 absl::Status ReplaceFile(const std::string& path, const std::vector<absl::string_view>& parts) {
-  const std::string folder = ParentFolder(path);
-  const std::string temporary = TemporaryPath(folder);
+  const std::string temporary = TemporaryPath(ParentFolder(path));
   if (absl::Status status = WriteNewFile(temporary, parts); !status.ok()) return status;
-  if (rename(temporary.c_str(), path.c_str()) != 0) {
-    const absl::Status status = ErrnoStatus("replace", path);
-    unlink(temporary.c_str());
-    return status;
-  }
-  return SyncFolder(folder);
+  return MoveIntoPlace(temporary, path);
 }
 
 PendingFile::PendingFile(std::string path, std::string temporary, UniqueFd fd)
@@ -157,21 +190,21 @@ absl::Status PendingFile::Overwrite(int64_t offset, absl::string_view bytes) {
 
 absl::Status PendingFile::Commit() {
   if (absl::Status status = SyncFile(fd_.get(), path_); !status.ok()) return status;
-  if (rename(temporary_.c_str(), path_.c_str()) != 0) return ErrnoStatus("replace", path_);
   fd_.Reset();
-  return SyncFolder(ParentFolder(path_));
+  return MoveIntoPlace(temporary_, path_);
 }
 
 absl::Status MakeFolders(const std::string& folder) {
-  if (mkdir(folder.c_str(), 0777) == 0) return SyncFolder(ParentFolder(folder));
-  if (errno == ENOENT && ParentFolder(folder) != folder) {
-    if (absl::Status status = MakeFolders(ParentFolder(folder)); !status.ok()) return status;
-    if (mkdir(folder.c_str(), 0777) == 0) return SyncFolder(ParentFolder(folder));
-  }
   struct stat info;
-  const int error = errno;
   if (stat(folder.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) return absl::OkStatus();
-  return absl::ErrnoToStatus(error, absl::StrCat("cannot create folder ", folder));
+  absl::Status status = MakeFolder(folder);
+  if (absl::IsNotFound(status) && ParentFolder(folder) != folder) {
+    status = MakeFolders(ParentFolder(folder));
+    if (status.ok()) status = MakeFolder(folder);
+  }
+  // Somebody else may have made it in the meantime.
+  const bool made = absl::IsAlreadyExists(status) && stat(folder.c_str(), &info) == 0;
+  return made && S_ISDIR(info.st_mode) ? absl::OkStatus() : status;
 }
 
 absl::Status RenameFolder(const std::string& from, const std::string& to) {
@@ -181,13 +214,15 @@ absl::Status RenameFolder(const std::string& from, const std::string& to) {
     }
     return ErrnoStatus("rename a folder to", to);
   }
-  return SyncFolder(ParentFolder(to));
+  absl::Status status = SyncFolder(ParentFolder(to));
+  if (!status.ok()) RenameNoReplace(to, from);
+  return status;
 }
 
 absl::Status RemoveAll(const std::string& path) {
   std::error_code error;
   fs::remove_all(path, error);
-  if (error) return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot remove ", path));
+  if (error) return FileError(error.value(), absl::StrCat("cannot remove ", path));
   return absl::OkStatus();
 }
 

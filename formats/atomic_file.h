@@ -3,10 +3,10 @@
 //
 // The recipe is always the same: write under a temporary name in the same folder, fsync, rename,
 // fsync the folder. Temporary names start with kTemporaryPrefix; whatever carries such a name is a
-// leftover of a killed process and may be removed when no writer runs. A failed call leaves no
-// temporary file behind and the old state in place. Errors are what errno says, with the path in
-// the message (RESOURCE_EXHAUSTED when the disk is full). Free functions; calls for different paths
-// may run at the same time, and of two that replace the same file one wins as a whole.
+// leftover of a killed process and may be removed when no writer runs. A failed call leaves the old
+// state in place, also if its last fsync failed, and no temporary file that can be removed. Errors
+// are FileError's (file_error.h), with the path in the message. Free functions; calls for different
+// paths may run at the same time, and of two that replace the same file one wins as a whole.
 #pragma once
 
 #include <cstdint>

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "formats/file_error.h"
 
 namespace laplaced {
 namespace {
@@ -42,7 +43,7 @@ absl::StatusOr<std::unique_ptr<ByteStream>> ByteStream::Open(const std::string& 
   std::unique_ptr<ByteStream> stream;
   if (path == kStandardInput) {
     UniqueFd fd(fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0));
-    if (fd.get() < 0) return absl::ErrnoToStatus(errno, "cannot read standard input");
+    if (fd.get() < 0) return FileError(errno, "cannot read standard input");
     stream.reset(new ByteStream(std::move(fd), "standard input", absl::nullopt, std::move(stop)));
   } else {
     absl::StatusOr<OpenedFile> file = OpenRegularFile(path);
@@ -67,7 +68,7 @@ absl::StatusOr<size_t> ByteStream::ReadStored(char* out, size_t size) {
     const ssize_t n = count < 0 ? -1 : read(fd_.get(), out, size);
     if (n >= 0) return static_cast<size_t>(n);
     if (errno != EINTR && errno != EAGAIN) {
-      return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", name_));
+      return FileError(errno, absl::StrCat("cannot read ", name_));
     }
   }
 }

@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
+#include "formats/file_error.h"
 
 namespace laplaced {
 namespace {
@@ -32,11 +33,11 @@ absl::StatusOr<OpenedFile> OpenRegularFile(const std::string& path) {
     const int error = errno;
     const std::string message = absl::StrCat("cannot open ", path);
     if (error == ENOTDIR) return absl::NotFoundError(message);
-    return absl::ErrnoToStatus(error, message);
+    return FileError(error, message);
   }
   struct stat info;
   if (fstat(file.fd.get(), &info) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot inspect ", path));
+    return FileError(errno, absl::StrCat("cannot inspect ", path));
   }
   if (!S_ISREG(info.st_mode)) {
     return absl::InvalidArgumentError(absl::StrCat(path, " is not a regular file"));
@@ -51,7 +52,7 @@ absl::Status ReadExactly(int fd, char* out, size_t size, const std::string& path
     const ssize_t n = read(fd, out + done, std::min(size - done, kMaxReadBytes));
     if (n < 0) {
       if (errno == EINTR) continue;
-      return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path));
+      return FileError(errno, absl::StrCat("cannot read ", path));
     }
     if (n == 0) {
       return absl::DataLossError(
@@ -90,7 +91,7 @@ absl::StatusOr<std::vector<std::string>> ListFolder(const std::string& folder) {
     names.push_back(entry->path().filename().string());
   }
   if (error && error != std::errc::no_such_file_or_directory) {
-    return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot list ", folder));
+    return FileError(error.value(), absl::StrCat("cannot list ", folder));
   }
   std::sort(names.begin(), names.end());
   return names;

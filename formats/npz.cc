@@ -15,6 +15,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "formats/atomic_file.h"
+#include "formats/file_error.h"
 #include "formats/zip_archive.h"
 
 namespace laplaced {
@@ -112,7 +113,7 @@ absl::Status ReplaceArchive(const std::string& path, const std::vector<Content>&
   const std::string temporary = TemporaryPath(ParentFolder(path));
   absl::Status status = WriteArchive(temporary, contents, compression);
   if (status.ok() && rename(temporary.c_str(), path.c_str()) != 0) {
-    status = absl::ErrnoToStatus(errno, absl::StrCat("cannot replace ", path));
+    status = FileError(errno, absl::StrCat("cannot replace ", path));
   }
   if (!status.ok()) unlink(temporary.c_str());
   return status;

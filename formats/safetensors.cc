@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "formats/atomic_file.h"
+#include "formats/file_error.h"
 #include "formats/file_handle.h"
 #include "formats/safetensors_header.h"
 
@@ -124,7 +125,7 @@ absl::StatusOr<MappedSafetensors> MappedSafetensors::Open(const std::string& pat
   MappedSafetensors mapped;
   void* map = mmap(nullptr, static_cast<size_t>(file->size), PROT_READ, MAP_SHARED, file->fd.get(),
                    /*offset=*/0);
-  if (map == MAP_FAILED) return absl::ErrnoToStatus(errno, absl::StrCat("cannot map ", path));
+  if (map == MAP_FAILED) return FileError(errno, absl::StrCat("cannot map ", path));
   mapped.map_ = map;
   mapped.size_ = static_cast<size_t>(file->size);
 

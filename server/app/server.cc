@@ -37,6 +37,7 @@
 #include "server/rpc/call_guard.h"
 #include "server/rpc/call_ledger.h"
 #include "server/rpc/call_observer.h"
+#include "server/rpc/client_text.h"
 #include "server/rpc/inference_service.h"
 #include "server/rpc/model_service.h"
 #include "server/rpc/operation_service.h"
@@ -132,6 +133,7 @@ struct Registry {
 absl::StatusOr<Registry> OpenRegistry(const ServerConfig& config) {
   const std::string& root = config.registry();
   const bool read_only = config.read_only();
+  HideFolder(root);
   absl::optional<RegistryLock> lock;
   if (!read_only) {
     absl::StatusOr<RegistryLock> taken = RegistryLock::Take(root);
@@ -150,8 +152,9 @@ absl::StatusOr<Registry> OpenRegistry(const ServerConfig& config) {
                                                   : OperationStore::Open(folder, &damaged);
   if (!operations.ok()) return operations.status();
   if (!damaged.empty()) {
-    LogWarning(absl::StrCat(read_only ? "left out" : "set aside",
-                            " unreadable operation records: ", absl::StrJoin(damaged, ", ")));
+    LogWarning(absl::StrCat("left out operation records that cannot be read",
+                            read_only ? "" : " (damaged ones are renamed)", ": ",
+                            absl::StrJoin(damaged, ", ")));
   }
   return Registry{std::move(lock), *std::move(repository), *std::move(operations)};
 }

@@ -1,21 +1,20 @@
 #include "server/registry/checkpoint_file.h"
 
 #include <filesystem>
-#include <system_error>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "formats/file_type.h"
 
 namespace laplaced {
 
 absl::StatusOr<std::string> FindCheckpointFile(const std::string& folder) {
   std::vector<std::string> found;
   for (const char* name : {"model.pt", "model.safetensors", "model.pth", "model.th"}) {
-    std::error_code error;
-    if (std::filesystem::is_regular_file(absl::StrCat(folder, "/", name), error)) {
-      found.push_back(name);
-    }
+    const auto type = FileTypeOf(absl::StrCat(folder, "/", name));
+    if (!type.ok()) return type.status();
+    if (*type == std::filesystem::file_type::regular) found.push_back(name);
   }
   if (found.size() == 1) return found[0];
   if (found.empty()) {

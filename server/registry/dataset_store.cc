@@ -12,6 +12,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "formats/atomic_file.h"
+#include "formats/file_type.h"
 #include "formats/npy.h"
 #include "server/model/field_error.h"
 #include "server/registry/record_json.h"
@@ -225,8 +226,10 @@ struct Column {
 bool Matches(const std::string& path, DType dtype, const std::vector<int64_t>& shape,
              absl::Status* status) {
   absl::StatusOr<NpyHeader> header = ReadNpyHeader(path);
-  if (!header.ok()) {
+  if (absl::IsNotFound(header.status()) || absl::IsInvalidArgument(header.status())) {
     *status = absl::DataLossError(header.status().message());
+  } else if (!header.ok()) {
+    *status = header.status();  // of the disk, and perhaps not for long
   } else if (header->dtype != dtype || header->shape != shape) {
     *status = absl::DataLossError(absl::StrCat(path, ": ", DTypeName(header->dtype), " ",
                                                ShapeString(header->shape), ", expected ",
@@ -239,8 +242,12 @@ bool Matches(const std::string& path, DType dtype, const std::vector<int64_t>& s
 absl::Status ReplaceFolder(const std::string& from, const std::string& to) {
   const std::string aside = TemporaryPath(ParentFolder(to));
   if (absl::Status status = RenameFolder(to, aside); !status.ok()) return status;
-  if (absl::Status status = RenameFolder(from, to); !status.ok()) return status;
-  return RemoveAll(aside);
+  if (absl::Status status = RenameFolder(from, to); !status.ok()) {
+    RenameFolder(aside, to).IgnoreError();
+    return status;
+  }
+  RemoveAll(aside).IgnoreError();  // what stays of it, Open removes
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -308,6 +315,9 @@ absl::Status DatasetWriter::State::Write(const ArrayView& input_rows,
 absl::Status DatasetWriter::State::Finish(const DatasetInfo& info) {
   absl::StatusOr<DatasetFiles> present = store.Find(info.id);
   if (present.ok()) return absl::OkStatus();
+  if (!absl::IsNotFound(present.status()) && !absl::IsDataLoss(present.status())) {
+    return present.status();
+  }
   for (const Column* column : {&inputs, &targets}) {
     absl::Status status = SyncFile(column->fd.get(), column->path);
     if (!status.ok()) return status;
@@ -323,7 +333,7 @@ absl::Status DatasetWriter::State::Finish(const DatasetInfo& info) {
     status = RenameFolder(temporary, target);
   }
   // Somebody else may have committed the same data in the meantime.
-  if (!status.ok() && store.Find(info.id).ok()) return absl::OkStatus();
+  if (absl::IsAlreadyExists(status) && store.Find(info.id).ok()) return absl::OkStatus();
   return status;
 }
 
@@ -426,8 +436,9 @@ absl::StatusOr<DatasetFiles> DatasetStore::Find(const std::string& id) const {
                                    absl::CHexEscape(id.substr(0, 100)), "'"));
   }
   const std::string folder = absl::StrCat(folder_, "/", id);
-  std::error_code error;
-  if (!std::filesystem::exists(folder, error)) {
+  const auto type = FileTypeOf(folder);
+  if (!type.ok()) return type.status();
+  if (*type == std::filesystem::file_type::not_found) {
     return absl::NotFoundError(absl::StrCat("there is no data set '", id, "'"));
   }
   const std::string record_path = Join(folder, kRecordFile);

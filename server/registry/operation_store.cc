@@ -15,7 +15,9 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "formats/atomic_file.h"
+#include "formats/file_error.h"
 #include "formats/file_handle.h"
+#include "server/registry/id_time.h"
 #include "server/registry/record_json.h"
 #include "server/registry/repository.h"
 
@@ -80,7 +82,7 @@ absl::Status SetAside(const std::string& path) {
     target = absl::StrCat(path, ".damaged.", i);
   }
   if (rename(path.c_str(), target.c_str()) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot rename damaged record ", path));
+    return FileError(errno, absl::StrCat("cannot rename damaged record ", path));
   }
   return SyncFolder(ParentFolder(path));
 }
@@ -92,14 +94,15 @@ void MarkStopped(OperationRecord* record) {
   record->end_time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
 }
 
-// Times that cannot be read sort first.
+// Ids are in order where clocks, and so the times of starts, are not. Times that cannot be read
+// sort first.
 bool StartedBefore(const OperationRecord& a, const OperationRecord& b) {
   const auto key = [](const OperationRecord& record) {
-    absl::Time time = absl::InfinitePast();
-    if (!absl::ParseTime(absl::RFC3339_full, record.start_time, &time, nullptr)) {
-      time = absl::InfinitePast();
+    absl::Time start = absl::InfinitePast();
+    if (!absl::ParseTime(absl::RFC3339_full, record.start_time, &start, nullptr)) {
+      start = absl::InfinitePast();
     }
-    return std::make_tuple(time, record.id);
+    return std::make_tuple(TimeOfId(record.id).value_or(start), record.id);
   };
   return key(a) < key(b);
 }
@@ -132,15 +135,18 @@ absl::Status OperationStore::ReadAll(bool read_only, std::vector<std::string>* d
     absl::StatusOr<OperationRecord> record = ReadRecord(path, id);
     if (!record.ok()) {
       if (damaged != nullptr) damaged->push_back(name);
-      if (read_only) continue;
+      // What the disk does not give now it may give later: only damage is set aside.
+      if (read_only || !absl::IsDataLoss(record.status())) continue;
       if (absl::Status status = SetAside(path); !status.ok()) return status;
       continue;
     }
     if (record->state == OperationState::kRunning) {
       if (read_only) continue;
       MarkStopped(&*record);
-      if (absl::Status status = Save(*record); !status.ok()) return status;
+      // On a full disk it stays as it is, and the next start says the same of it.
+      Save(*record).IgnoreError();
     }
+    KeepNewIdsAfter(record->id);
     recovered_.push_back(*std::move(record));
   }
   std::sort(recovered_.begin(), recovered_.end(), StartedBefore);

@@ -4,10 +4,10 @@
 // A record is on disk (fsync) before the operation is acknowledged and again when it ends; progress
 // in between lives in memory only. When the store opens, records still marked running belong to a
 // process that is gone: they become FAILED with ABORTED and a message that says the server stopped
-// while the operation ran. A record that cannot be read, or whose text does not match the checksum
-// in it (sealed_json.h), is renamed to `<name>.damaged` (with a number if that exists) and
-// reported, never deleted silently. Thread-safe; of two calls that save the same id one wins as a
-// whole.
+// while the operation ran. A record whose text does not match the checksum in it (sealed_json.h) is
+// renamed to `<name>.damaged` (with a number if that exists) and reported, never deleted silently;
+// one that the disk does not give is left where it is, and reported too. Thread-safe; of two calls
+// that save the same id one wins as a whole.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +38,7 @@ struct OperationRecord {
 class OperationStore {
  public:
   // Creates the folder if it is missing and removes temporary files of a killed process. `damaged`
-  // (if given) receives the names of unreadable records as they were before the renaming.
+  // (if given) receives the names of unreadable records as they were before any renaming.
   static absl::StatusOr<OperationStore> Open(const std::string& folder,
                                              std::vector<std::string>* damaged = nullptr);
 

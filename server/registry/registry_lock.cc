@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "formats/atomic_file.h"
+#include "formats/file_error.h"
 
 namespace laplaced {
 
@@ -16,7 +17,7 @@ absl::StatusOr<RegistryLock> RegistryLock::Take(const std::string& root) {
   constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
   UniqueFd fd(open(path.c_str(), kFlags, 0644));
   if (fd.get() < 0) {
-    return absl::ErrnoToStatus(
+    return FileError(
         errno, absl::StrCat("registry folder ", root, " cannot be written: cannot open ", path));
   }
   int failed;
@@ -29,7 +30,7 @@ absl::StatusOr<RegistryLock> RegistryLock::Take(const std::string& root) {
         "; stop that server, give this one a folder of its own with --registry, "
         "or start it with --read-only"));
   }
-  if (failed != 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot lock ", path));
+  if (failed != 0) return FileError(errno, absl::StrCat("cannot lock ", path));
   return RegistryLock(std::move(fd));
 }
 

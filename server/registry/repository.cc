@@ -4,8 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <filesystem>
+#include <functional>
 #include <system_error>
 
 #include "absl/strings/ascii.h"
@@ -14,12 +14,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "formats/atomic_file.h"
+#include "formats/file_error.h"
 #include "formats/file_handle.h"
+#include "formats/file_type.h"
 #include "server/model/field_error.h"
 #include "server/registry/checkpoint_file.h"
+#include "server/registry/id_time.h"
 #include "server/registry/posterior_artifact.h"
 
 namespace laplaced {
@@ -34,14 +35,26 @@ std::string Join(const std::string& folder, absl::string_view name) {
   return absl::StrCat(folder, "/", name);
 }
 
-bool IsFolder(const std::string& path) {
-  std::error_code error;
-  return std::filesystem::is_directory(path, error);
+absl::StatusOr<bool> IsFolder(const std::string& path) {
+  const absl::StatusOr<std::filesystem::file_type> type = FileTypeOf(path);
+  if (!type.ok()) return type.status();
+  return *type == std::filesystem::file_type::directory;
 }
 
-bool IsFile(const std::string& path) {
-  std::error_code error;
-  return std::filesystem::is_regular_file(path, error);
+// The names in `folder` that `wanted` takes and that are folders. One that cannot be looked at is
+// an error: it must not seem to be gone.
+absl::StatusOr<std::vector<std::string>> FoldersIn(
+    const std::string& folder, const std::function<bool(const std::string&)>& wanted) {
+  absl::StatusOr<std::vector<std::string>> names = ListFolder(folder);
+  if (!names.ok()) return names.status();
+  std::vector<std::string> folders;
+  for (const std::string& name : *names) {
+    if (!wanted(name)) continue;
+    const absl::StatusOr<bool> is_folder = IsFolder(Join(folder, name));
+    if (!is_folder.ok()) return is_folder.status();
+    if (*is_folder) folders.push_back(name);
+  }
+  return folders;
 }
 
 // 0 if there is no such file.
@@ -68,31 +81,23 @@ int64_t VersionOf(const std::string& name) {
 
 // Sorted versions below the folder of one model.
 absl::StatusOr<std::vector<int64_t>> Versions(const std::string& model_folder) {
-  absl::StatusOr<std::vector<std::string>> names = ListFolder(model_folder);
+  const absl::StatusOr<std::vector<std::string>> names =
+      FoldersIn(model_folder, [](const std::string& name) { return VersionOf(name) > 0; });
   if (!names.ok()) return names.status();
   std::vector<int64_t> versions;
-  for (const std::string& name : *names) {
-    const int64_t version = VersionOf(name);
-    if (version > 0 && IsFolder(Join(model_folder, name))) versions.push_back(version);
-  }
+  for (const std::string& name : *names) versions.push_back(VersionOf(name));
   std::sort(versions.begin(), versions.end());
   return versions;
 }
 
 // Sorted names of the folders below `models` that can be those of models.
 absl::StatusOr<std::vector<std::string>> ModelNames(const std::string& models) {
-  absl::StatusOr<std::vector<std::string>> names = ListFolder(models);
-  if (!names.ok()) return names.status();
-  const auto other = [&](const std::string& name) {
-    return !IsValidName(name) || !IsFolder(Join(models, name));
-  };
-  names->erase(std::remove_if(names->begin(), names->end(), other), names->end());
-  return names;
+  return FoldersIn(models, [](const std::string& name) { return IsValidName(name); });
 }
 
 absl::Status CheckWritable(const std::string& folder) {
   if (access(folder.c_str(), R_OK | W_OK | X_OK) == 0) return absl::OkStatus();
-  return absl::ErrnoToStatus(errno, absl::StrCat("registry folder ", folder, " cannot be written"));
+  return FileError(errno, absl::StrCat("registry folder ", folder, " cannot be written"));
 }
 
 }  // namespace
@@ -114,6 +119,9 @@ absl::StatusOr<Repository> Repository::Open(const std::string& root) {
     if (absl::Status status = RemoveTemporaries(folder); !status.ok()) return status;
     absl::Status status = RemoveTemporaries(Join(folder, kPosteriorsFolder));
     if (!status.ok()) return status;
+    const auto ids = ListFolder(Join(folder, kPosteriorsFolder));
+    if (!ids.ok()) return ids.status();
+    for (const std::string& id : *ids) KeepNewIdsAfter(id);
   }
   return repository;
 }
@@ -121,9 +129,11 @@ absl::StatusOr<Repository> Repository::Open(const std::string& root) {
 absl::StatusOr<Repository> Repository::OpenReadOnly(const std::string& root) {
   Repository repository(root);
   if (access(root.c_str(), R_OK | X_OK) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("registry folder ", root, " cannot be read"));
+    return FileError(errno, absl::StrCat("registry folder ", root, " cannot be read"));
   }
-  if (!IsFolder(root)) {
+  const absl::StatusOr<bool> is_folder = IsFolder(root);
+  if (!is_folder.ok()) return is_folder.status();
+  if (!*is_folder) {
     return absl::InvalidArgumentError(
         absl::StrCat("registry: expected a folder, got the file ", root));
   }
@@ -193,7 +203,9 @@ absl::StatusOr<std::string> Repository::ModelFolder(const ModelVersion& model) c
     return FieldError("version", absl::StrCat("expected a positive number, got ", model.version));
   }
   const std::string folder = FolderOf(model);
-  if (folder.empty() || !IsFolder(folder)) {
+  const absl::StatusOr<bool> exists = folder.empty() ? false : IsFolder(folder);
+  if (!exists.ok()) return exists.status();
+  if (!*exists) {
     return absl::NotFoundError(absl::StrCat("there is no version ", model.version, " of model '",
                                             model.name, "' in the registry"));
   }
@@ -218,8 +230,10 @@ absl::StatusOr<std::vector<std::string>> Repository::ListPosteriors(
   if (!names.ok()) return names.status();
   std::vector<std::string> ids;
   for (const std::string& name : *names) {
-    const std::string record = Join(posteriors, absl::StrCat(name, "/", kPosteriorRecordFile));
-    if (IsValidName(name) && IsFile(record)) ids.push_back(name);
+    if (!IsValidName(name)) continue;
+    const auto record = FileTypeOf(Join(posteriors, absl::StrCat(name, "/", kPosteriorRecordFile)));
+    // One that cannot be looked at must not seem to be gone.
+    if (!record.ok() || *record == std::filesystem::file_type::regular) ids.push_back(name);
   }
   std::reverse(ids.begin(), ids.end());
   return ids;
@@ -253,7 +267,9 @@ absl::Status Repository::RemovePosterior(const ModelVersion& model,
                                          const std::string& posterior_id) const {
   absl::StatusOr<std::string> folder = PosteriorFolder(model, posterior_id);
   if (!folder.ok()) return folder.status();
-  if (!IsFolder(*folder)) {
+  const absl::StatusOr<bool> exists = IsFolder(*folder);
+  if (!exists.ok()) return exists.status();
+  if (!*exists) {
     return absl::NotFoundError(absl::StrCat("model ", model.name, "/", model.version,
                                             " has no posterior '", posterior_id, "'"));
   }
@@ -321,7 +337,9 @@ std::string Repository::FolderOf(const ModelVersion& model) const {
 
 absl::StatusOr<std::vector<int64_t>> Repository::VersionsOf(const std::string& name) const {
   const std::string folder = FolderOf(name);
-  if (folder.empty() || !IsFolder(folder)) {
+  const absl::StatusOr<bool> exists = folder.empty() ? false : IsFolder(folder);
+  if (!exists.ok()) return exists.status();
+  if (!*exists) {
     return absl::NotFoundError(absl::StrCat("there is no model '", name, "' in the registry"));
   }
   if (single_.is_version) return std::vector<int64_t>{1};
@@ -333,17 +351,8 @@ std::string Repository::DatasetsFolder() const { return Join(root_, "datasets");
 std::string Repository::OperationsFolder() const { return Join(root_, "operations"); }
 
 std::string NewId(const std::string& prefix) {
-  static std::atomic<int64_t> last_ms{0};
-  const int64_t now_ms = absl::ToUnixMillis(absl::Now());
-  int64_t last = last_ms.load();
-  int64_t ms;
-  do {
-    ms = std::max(now_ms, last + 1);
-  } while (!last_ms.compare_exchange_weak(last, ms));
-  const std::string time =
-      absl::FormatTime("%Y%m%dt%H%M%E3Sz", absl::FromUnixMillis(ms), absl::UTCTimeZone());
   const std::string random = absl::StrCat(absl::Hex(RandomBits(), absl::kZeroPad16));
-  return absl::StrCat(prefix, "-", time, "-", random.substr(0, 6));
+  return absl::StrCat(prefix, "-", IdTimeText(NextIdTime()), "-", random.substr(0, 6));
 }
 
 absl::Status ValidateName(const std::string& field, const std::string& name) {

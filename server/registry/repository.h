@@ -122,8 +122,8 @@ class Repository {
 };
 
 // "p-20260102t030405.678z-1a2b3c": sorts by time, valid as a name. `prefix` is "p" or "op". Unique
-// and in order within a process, also when the clock stands still or is set back: the time of an id
-// is at least a millisecond after that of the one before. The random digits keep processes apart.
+// and in order within a process, also when the clock stands still or is set back: its time is after
+// that of the one before and of those in the registry (id_time.h). The digits keep processes apart.
 std::string NewId(const std::string& prefix);
 
 // FieldError unless `name` follows the rule above; `field` names the request field in the message.

@@ -160,12 +160,13 @@ grpc::ServerUnaryReactor* PosteriorService::ActivatePosterior(
       parts_.admin_queue, call, kActivate,
       [this, request, response](const ComputeContext&, double) {
         const std::string& id = request->posterior_id();
+        // Read first, so that nothing can fail once it is active.
+        const auto record = parts_.fits.GetPosterior(request->model(), request->version(), id);
         const absl::Status activated =
-            parts_.host.ActivatePosterior(request->model(), request->version(), id);
+            record.ok() ? parts_.host.ActivatePosterior(request->model(), request->version(), id)
+                        : record.status();
         if (!activated.ok()) return WithField(activated, "posterior_id");
         LogInfo(absl::StrCat("activated posterior ", id, " of model ", request->model()));
-        const auto record = parts_.fits.GetPosterior(request->model(), request->version(), id);
-        if (!record.ok()) return record.status();
         FillPosterior(*record, id, response->mutable_posterior());
         return absl::OkStatus();
       });
@@ -222,7 +223,8 @@ grpc::ServerUnaryReactor* PosteriorService::StartOperation(
       parts_.admin_queue, call, method,
       [this, start = std::move(start), operation](const ComputeContext&, double) -> absl::Status {
         const auto started = start();
-        if (absl::IsResourceExhausted(started.status())) {
+        // Not of a full disk, which no fit's end makes room on.
+        if (absl::IsResourceExhausted(started.status()) && !parts_.operations.Running().empty()) {
           return WithRetryAfter(started.status(), SecondsUntilFitEnds());
         }
         if (!started.ok()) return started.status();

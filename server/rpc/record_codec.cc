@@ -1,5 +1,6 @@
 #include "server/rpc/record_codec.h"
 
+#include "server/rpc/client_text.h"
 #include "server/rpc/fit_options_codec.h"
 #include "server/rpc/status_mapping.h"
 #include "server/rpc/tensor_codec.h"
@@ -146,7 +147,7 @@ void FillModel(const ModelInfo& info, v1::Model* model) {
   model->set_name(info.name);
   model->set_version(info.version);
   model->set_state(ToProto(info.state));
-  model->set_state_message(info.state_message);
+  model->set_state_message(ClientText(info.state_message));
   // What only the manifest says is unknown until a model is loaded.
   if (info.state == ModelState::kReady) model->set_likelihood(ToProto(info.likelihood));
   if (info.state == ModelState::kReady) model->set_input_dtype(ToProto(info.input_dtype));
@@ -184,7 +185,7 @@ void FillOperation(const OperationSnapshot& snapshot, v1::Operation* operation) 
   operation->set_posterior_id(record.posterior_id);
   if (record.state == OperationState::kFailed) {
     operation->set_error_code(ToOperationErrorCode(record.error_code));
-    operation->set_error_message(record.error_message);
+    operation->set_error_message(ClientText(record.error_message));
   }
   operation->set_start_time(record.start_time);
   operation->set_end_time(record.end_time);
@@ -228,7 +229,7 @@ void FillPosterior(const PosteriorRecord& record, const std::string& active_post
   cost->set_validation_seconds(record.validation_seconds);
   cost->set_peak_memory_bytes(record.peak_memory_bytes);
   posterior->set_mc_samples(static_cast<int32_t>(record.mc_samples));
-  posterior->mutable_warnings()->Assign(record.warnings.begin(), record.warnings.end());
+  for (const std::string& warning : record.warnings) posterior->add_warnings(ClientText(warning));
 }
 
 void FillDataset(const DatasetInfo& info, v1::Dataset* dataset) {

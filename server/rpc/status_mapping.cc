@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "server/model/field_error.h"
 #include "server/observe/log.h"
+#include "server/rpc/client_text.h"
 #include "server/serving/retry_after.h"
 
 namespace laplaced {
@@ -71,10 +72,11 @@ grpc::Status ToGrpcStatus(const absl::Status& status, const std::string& method)
   }
   google::rpc::Status details;
   details.set_code(static_cast<int>(status.code()));
-  details.set_message(Cut(status.message(), kMaxTextBytes));
+  const std::string text = ClientText(status.message());
+  details.set_message(Cut(text, kMaxTextBytes));
   const std::string field = FieldOf(status);
   if (absl::IsInvalidArgument(status) && !field.empty()) {
-    AddBadRequest(field, status.message(), &details);
+    AddBadRequest(field, text, &details);
   }
   if (const auto seconds = RetryAfter(status)) AddRetryInfo(*seconds, &details);
 

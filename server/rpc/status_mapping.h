@@ -4,7 +4,7 @@
 // WithRetryAfter (retry_after.h) gets a google.rpc.RetryInfo; both travel as google.rpc.Status in
 // `grpc-status-details-bin`. UNKNOWN never leaves the server, and the text of an INTERNAL error
 // stays in the log: the client gets a number to ask for. Long texts are cut, because a trailer
-// beyond 8 KiB would turn into another error at the client. Free functions on values; thread-safe.
+// beyond 8 KiB would turn into another error at the client; paths are ClientText. Thread-safe.
 #pragma once
 
 #include <grpcpp/support/status.h>

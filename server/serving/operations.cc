@@ -25,6 +25,9 @@ using Clock = std::chrono::steady_clock;
 // rest.
 constexpr double kMinFractionForEstimate = 0.01;
 
+// Between attempts to save what the disk refused.
+constexpr std::chrono::seconds kSaveAgain{1};
+
 std::string Now() {
   return absl::FormatTime("%Y-%m-%d%ET%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
 }
@@ -139,6 +142,9 @@ struct Operations::State {
            std::unique_lock<std::mutex>& lock);
   void Notify();
   std::shared_ptr<Subscription> NextToNotify();
+  // Saves those of `unsaved` that the disk takes now. REQUIRES: `lock` is held; it is released
+  // while the disk is written.
+  void SaveAgain(std::unique_lock<std::mutex>& lock);
 
   const OperationStore store;
   const int64_t max_running;
@@ -150,6 +156,7 @@ struct Operations::State {
   std::condition_variable ended;      // `running` fell
   std::vector<std::shared_ptr<Operation>> operations;  // oldest first
   std::map<uint64_t, std::shared_ptr<Subscription>> subscriptions;
+  std::vector<OperationRecord> unsaved;  // final ones that the disk refused
   uint64_t next_subscription = 1;
   uint64_t last_notified = 0;
   int64_t running = 0;  // those being started included
@@ -211,14 +218,15 @@ void Operations::State::End(Operation& operation, const absl::StatusOr<Operation
   lock.unlock();
   const absl::Status saved = store.Save(record);
   if (!saved.ok()) {
-    LogError(absl::StrCat("the end of operation ", record.id, " could not be recorded and will be ",
-                          "shown as a failure after a restart: ", saved.message()));
+    LogError(absl::StrCat("the end of operation ", record.id, " could not be recorded; until it ",
+                          "is, a kill would turn it into a failure: ", saved.message()));
   }
   const double seconds = std::chrono::duration<double>(Clock::now() - operation.begin).count();
   LogEnd(record, seconds);
   if (on_end) on_end(record, seconds);
 
   lock.lock();
+  if (!saved.ok()) unsaved.push_back(record);
   operation.snapshot.record = std::move(record);
   operation.snapshot.seconds_left = 0;
   if (result.ok()) operation.snapshot.fraction = 1;
@@ -239,13 +247,33 @@ std::shared_ptr<Operations::State::Subscription> Operations::State::NextToNotify
   return nullptr;
 }
 
+void Operations::State::SaveAgain(std::unique_lock<std::mutex>& lock) {
+  std::vector<OperationRecord> records;
+  records.swap(unsaved);
+  lock.unlock();
+  std::vector<OperationRecord> refused;
+  for (OperationRecord& record : records) {
+    if (store.Save(record).ok()) {
+      LogInfo("the end of the operation is recorded now", {{"operation", record.id}});
+    } else {
+      refused.push_back(std::move(record));
+    }
+  }
+  lock.lock();
+  for (OperationRecord& record : refused) unsaved.push_back(std::move(record));
+}
+
 void Operations::State::Notify() {
   std::unique_lock<std::mutex> lock(mutex);
   for (;;) {
     const std::shared_ptr<Subscription> next = NextToNotify();
     if (!next) {
-      if (closing) return;
-      changed.wait(lock);
+      if (closing) return SaveAgain(lock);
+      if (unsaved.empty()) {
+        changed.wait(lock);
+      } else if (changed.wait_for(lock, kSaveAgain) == std::cv_status::timeout) {
+        SaveAgain(lock);
+      }
       continue;
     }
     const OperationSnapshot snapshot = next->operation->snapshot;

@@ -1,8 +1,11 @@
 #include "server/registry/operation_store.h"
 
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/registry/repository.h"
 #include "server/registry/sealed_json.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_folder.h"
@@ -122,6 +125,45 @@ TEST_F(OperationStoreTest, SortsByStartNotByName) {
   const OperationStore again = Open();
   for (const OperationRecord& record : again.recovered()) order += record.id;
   EXPECT_EQ(order, "cbda");
+}
+
+TEST_F(OperationStoreTest, KeepsTheOrderOfIdsWhenTheClockWasSetBack) {
+  const OperationStore store = Open();
+  // Acknowledged in this order; the clock fell by a day in between, and ids went on.
+  const std::pair<const char*, const char*> cases[] = {
+      {"op-20260102t030405.000z-ffffff", "2026-01-02T03:04:05Z"},
+      {"op-20260102t030405.001z-000000", "2026-01-01T03:05:00Z"},
+      {"op-20260102t030405.002z-aaaaaa", "2026-01-01T03:06:00Z"}};
+  for (const auto& [id, start] : cases) {
+    OperationRecord record = Record(id, OperationState::kSucceeded);
+    record.start_time = start;
+    ASSERT_THAT(store.Save(record), IsOk());
+  }
+  const OperationStore again = Open();
+  ASSERT_EQ(again.recovered().size(), 3u);
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(again.recovered()[i].id, cases[i].first);
+}
+
+TEST_F(OperationStoreTest, NewIdsFollowThoseOfAClockThatWasAhead) {
+  const absl::Time ahead = absl::Now() + absl::Hours(24 * 3);
+  const std::string id = absl::StrCat(
+      "op-", absl::FormatTime("%Y%m%dt%H%M%E3Sz", ahead, absl::UTCTimeZone()), "-ffffff");
+  ASSERT_THAT(Open().Save(Record(id, OperationState::kSucceeded)), IsOk());
+  EXPECT_LT(NewId("op"), id);
+  Open();
+  EXPECT_GT(NewId("op"), id);
+}
+
+TEST_F(OperationStoreTest, LeavesARecordThatTheDiskDoesNotGiveWhereItIs) {
+  ASSERT_THAT(Open().Save(Record("good", OperationState::kSucceeded)), IsOk());
+  const std::string path = folder_ + "/lost.json";
+  std::filesystem::create_symlink("lost.json", path);  // cannot be opened, also by root
+  std::vector<std::string> damaged;
+  const OperationStore store = Open(&damaged);
+  EXPECT_THAT(damaged, ElementsAre("lost.json"));
+  EXPECT_EQ(store.recovered().size(), 1u);
+  EXPECT_TRUE(std::filesystem::is_symlink(path));
+  EXPECT_FALSE(std::filesystem::is_symlink(path + ".damaged"));
 }
 
 TEST_F(OperationStoreTest, SetsDamagedRecordsAside) {

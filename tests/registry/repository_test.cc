@@ -5,9 +5,12 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/model/field_error.h"
+#include "server/registry/id_time.h"
 #include "server/registry/posterior_artifact.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_folder.h"
@@ -319,6 +322,39 @@ TEST(NewIdTest, HasTheDocumentedForm) {
     EXPECT_TRUE(std::regex_match(id, form)) << id;
     EXPECT_THAT(ValidateName("id", id), IsOk());
   }
+}
+
+TEST(NewIdTest, TimesOfIdsAreReadBackAndOtherNamesHaveNone) {
+  const absl::Time before = absl::FromUnixMillis(absl::ToUnixMillis(absl::Now()));
+  const absl::optional<absl::Time> time = TimeOfId(NewId("p"));
+  ASSERT_TRUE(time.has_value());
+  EXPECT_GE(*time, before);
+  EXPECT_EQ(TimeOfId("p-20260102t030405.678z-1a2b3c"), absl::FromUnixMillis(1767323045678));
+  for (const char* other : {"", "p-1", "p-20260102t030405z-1a2b3c", "p-20261302t030405.678z-1a2b3c",
+                            "a-b-c", "p-20260102t030405.678z", "p-20260102t030405.678z-1-2"}) {
+    EXPECT_FALSE(TimeOfId(other).has_value()) << other;
+  }
+}
+
+TEST_F(RepositoryTest, NewPosteriorsFollowThoseOfAClockThatWasAhead) {
+  const absl::Time ahead = absl::Now() + absl::Hours(24 * 5);
+  const std::string id = absl::StrCat(
+      "p-", absl::FormatTime("%Y%m%dt%H%M%E3Sz", ahead, absl::UTCTimeZone()), "-ffffff");
+  WriteFile(absl::StrCat("models/a/1/posteriors/", id, "/posterior.json"), "x");
+  EXPECT_LT(NewId("p"), id);
+  Open();
+  EXPECT_GT(NewId("p"), id);
+}
+
+TEST_F(RepositoryTest, ALinkThatLeadsNowhereHidesNoModel) {
+  WriteFile("models/a/1/model.pt", "x");
+  const Repository repository = Open();
+  std::filesystem::create_symlink("loop", root_ + "/models/loop");
+  std::filesystem::create_symlink("nowhere", root_ + "/models/a/2");
+  const auto models = repository.ListModels();
+  ASSERT_THAT(models, IsOk());
+  ASSERT_EQ(models->size(), 1u);
+  EXPECT_EQ(models->front().name, "a");
 }
 
 TEST(NewIdTest, SortsAndIsUniqueAlsoWithinAMillisecondAndAcrossThreads) {

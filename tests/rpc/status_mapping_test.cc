@@ -6,6 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/model/field_error.h"
+#include "server/rpc/client_text.h"
 #include "server/serving/retry_after.h"
 #include "tests/support/test_server.h"
 
@@ -58,6 +59,30 @@ TEST(StatusMappingTest, RetryTimeBecomesARetryInfo) {
   EXPECT_EQ(delay_of(-1).seconds(), 0);
   EXPECT_EQ(delay_of(1e30).seconds(), 24 * 3600);
   EXPECT_EQ(ToGrpcStatus(busy, "Test").error_details(), "");
+}
+
+TEST(StatusMappingTest, PathsBeginWithinAHiddenFolder) {
+  HideFolder("/srv/hidden registry//");
+  HideFolder("relative");
+  HideFolder("/");
+  HideFolder(".");
+  const std::pair<const char*, const char*> cases[] = {
+      {"cannot write /srv/hidden registry/datasets/a: full", "cannot write datasets/a: full"},
+      {"/srv/hidden registry/a and '/srv/hidden registry/b'", "a and 'b'"},
+      {"cannot open relative/operations/x.json", "cannot open operations/x.json"},
+      {"/srv/hidden registry2/a, /data/relative/a, ./a and /a", nullptr},
+      {"/srv/hidden registry", nullptr},
+      {"", nullptr}};
+  for (const auto& [text, expected] : cases) {
+    EXPECT_EQ(ClientText(text), expected == nullptr ? text : expected);
+    const grpc::Status status = ToGrpcStatus(absl::UnavailableError(text), "Test");
+    EXPECT_EQ(status.error_message(), expected == nullptr ? text : expected);
+  }
+  const grpc::Status bad =
+      ToGrpcStatus(FieldError("id", "cannot open relative/x: it is damaged"), "Test");
+  EXPECT_EQ(bad.error_message(), "id: cannot open x: it is damaged");
+  EXPECT_EQ(DetailOf<google::rpc::BadRequest>(bad).field_violations(0).description(),
+            "cannot open x: it is damaged");
 }
 
 TEST(StatusMappingTest, LongTextsAreCutBetweenCharacters) {

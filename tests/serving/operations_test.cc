@@ -153,6 +153,22 @@ TEST_F(OperationsTest, EndIsShownEvenIfTheDiskRefusesItsRecord) {
   EXPECT_EQ(end.record.state, OperationState::kSucceeded);
 }
 
+TEST_F(OperationsTest, EndIsRecordedOnceTheDiskTakesIt) {
+  auto operations = Open();
+  const OperationSnapshot end =
+      RunToEnd(*operations, [this](OperationHandle&) -> absl::StatusOr<std::string> {
+        std::filesystem::remove_all(folder_.path());
+        return std::string("p-1");
+      });
+  std::filesystem::create_directories(folder_.path());
+  operations.reset();
+  operations = Open();
+  const auto found = operations->Get(end.record.id);
+  ASSERT_THAT(found, IsOk());
+  EXPECT_EQ(found->record.state, OperationState::kSucceeded);
+  EXPECT_EQ(found->record.posterior_id, "p-1");
+}
+
 TEST_F(OperationsTest, CancelStopsTheWork) {
   auto operations = Open();
   const auto started = operations->Start("fit a/1", RunUntilCancelled);

@@ -84,6 +84,8 @@ class Case:
         except LaplaceError as error:
             require(error.code in codes, f"{what}: expected one of {codes}, got {error.code}: {error}")
             require(text in str(error).lower(), f"{what}: expected '{text}' in the message, got: {error}")
+            require(str(self.registry) not in str(error), f"{what}: the message shows the server's path: {error}")
+            require(error.retry_delay is None, f"{what}: the server says when to come back, which it cannot know")
             print(f"  {what}: {error.code.name}: {str(error)[:150]}")
         else:
             raise Failure(f"{what} was acknowledged")
@@ -132,7 +134,7 @@ def read_only_disk(binary: Path, state: Path) -> None:
     make_registry(registry)
     case = Case(binary, registry, state)
     make_read_only(registry)
-    codes = {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.PERMISSION_DENIED}
+    codes = {grpc.StatusCode.FAILED_PRECONDITION}
     case.refused("upload", case.upload, codes, "read-only file system")
     case.refused("fit", case.fit, codes, "read-only file system")
     case.refused("activation", case.activate, codes, "read-only file system")
@@ -167,7 +169,7 @@ def lost_permission(binary: Path, state: Path) -> None:
     modes = {path: path.stat().st_mode for path in folders}
     for path in folders:
         path.chmod(0o500)
-    denied = {grpc.StatusCode.PERMISSION_DENIED}
+    denied = {grpc.StatusCode.FAILED_PRECONDITION}  # not of the caller's role, which PERMISSION_DENIED is about
     case.refused("upload", case.upload, denied, "permission denied")
     case.refused("fit", case.fit, denied, "permission denied")
     case.refused("activation", case.activate, denied, "permission denied")
