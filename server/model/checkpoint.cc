@@ -11,6 +11,7 @@
 #include "formats/weights_file.h"
 #include "server/model/architectures/build_module.h"
 #include "server/model/torch_status.h"
+#include "server/model/torchscript_file.h"
 
 namespace laplaced {
 namespace {
@@ -19,9 +20,9 @@ absl::Status Unusable(const std::string& file_name, absl::string_view what) {
   return absl::FailedPreconditionError(absl::StrCat(file_name, ": ", what));
 }
 
-// Memory may be there the next time; everything else is the file's fault.
+// Memory, or the disk, may be there the next time; everything else is the file's fault.
 absl::Status AsPrecondition(const absl::Status& status) {
-  if (absl::IsResourceExhausted(status)) return status;
+  if (absl::IsResourceExhausted(status) || absl::IsUnavailable(status)) return status;
   return absl::FailedPreconditionError(status.message());
 }
 
@@ -77,9 +78,7 @@ absl::StatusOr<torch::jit::Module> ReadCheckpoint(const std::string& path,
                                                   const std::string& file_name,
                                                   const Manifest& manifest) {
   if (!manifest.architecture.name.empty()) return ReadArchitecture(path, file_name, manifest);
-  return CatchTorch(file_name, [&]() -> absl::StatusOr<torch::jit::Module> {
-    return torch::jit::load(path, at::kCPU);
-  });
+  return LoadTorchScript(path, file_name);
 }
 
 absl::StatusOr<Network> LoadCheckpoint(const std::string& path, const std::string& file_name,

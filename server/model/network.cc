@@ -18,6 +18,7 @@
 #include "server/model/graph_nodes.h"
 #include "server/model/padding_rows.h"
 #include "server/model/torch_status.h"
+#include "server/model/torchscript_file.h"
 
 namespace laplaced {
 namespace {
@@ -213,18 +214,8 @@ std::vector<int64_t> ResultNumels(const at::Tensor& outputs) {
 
 absl::StatusOr<Network> Network::Load(const std::string& path, const std::string& file_name,
                                       const std::vector<int64_t>& input_shape, int64_t n_outputs) {
-  auto module = CatchTorch(file_name, [&]() -> absl::StatusOr<torch::jit::Module> {
-    return torch::jit::load(path, at::kCPU);
-  });
-  if (!module.ok()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(file_name,
-                     ": not a readable TorchScript file (damaged, truncated, or saved with "
-                     "torch.save instead of "
-                     "torch.jit.save): ",
-                     module.status().message()));
-  }
-  auto network = FromModule(*std::move(module), input_shape, n_outputs);
+  LAPLACED_ASSIGN_OR_RETURN(torch::jit::Module module, LoadTorchScript(path, file_name));
+  auto network = FromModule(std::move(module), input_shape, n_outputs);
   if (network.ok()) return network;
   return absl::Status(network.status().code(),
                       absl::StrCat(file_name, ": ", network.status().message()));

@@ -1,12 +1,10 @@
 #include "server/serving/loaded_model.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
-#include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "formats/file_handle.h"
 #include "formats/sha256.h"
 #include "server/model/checkpoint.h"
 #include "server/model/parameter_selection.h"
@@ -19,20 +17,15 @@ namespace {
 constexpr char kManifestFile[] = "model.json";
 
 absl::StatusOr<std::string> ReadManifestText(const std::string& path) {
-  constexpr std::uintmax_t kLimit = 1 << 20;
-  std::error_code error;
-  const std::uintmax_t size = std::filesystem::file_size(path, error);
-  if (error) {
-    return absl::NotFoundError(
-        absl::StrCat(kManifestFile, " is missing in the model's folder: ", error.message()));
+  constexpr int64_t kLimit = 1 << 20;
+  absl::StatusOr<std::string> text = ReadWholeFile(path, kLimit);
+  if (absl::IsNotFound(text.status())) {
+    return absl::NotFoundError(absl::StrCat(kManifestFile, " is missing in the model's folder"));
   }
-  if (size > kLimit)
-    return absl::FailedPreconditionError(absl::StrCat(kManifestFile, " is larger than 1 MiB"));
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) return absl::FailedPreconditionError(absl::StrCat(kManifestFile, " cannot be read"));
-  return text.str();
+  if (absl::IsInvalidArgument(text.status())) {
+    return absl::FailedPreconditionError(text.status().message());
+  }
+  return text;
 }
 
 // A softmax inside the network would be applied twice, and every probability would be too even.

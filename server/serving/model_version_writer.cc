@@ -3,6 +3,7 @@
 #include <torch/script.h>
 
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -45,11 +46,6 @@ absl::StatusOr<std::string> ManifestText(const std::string& path) {
   }
   if (json.erase("architecture") == 0) return text;
   return json.dump(2) + "\n";
-}
-
-absl::Status Sync(const std::string& path) {
-  LAPLACED_ASSIGN_OR_RETURN(const OpenedFile file, OpenRegularFile(path));
-  return SyncFile(file.fd.get(), path);
 }
 
 absl::Status CheckWritten(const std::string& folder, const LoadedModel& model,
@@ -95,8 +91,10 @@ absl::StatusOr<int64_t> WriteModelVersion(const Repository& repository, const Lo
     LAPLACED_ASSIGN_OR_RETURN(std::string path, repository.StagingFolder(info.name));
     const Staging staging(std::move(path));
     LAPLACED_RETURN_IF_ERROR(MakeFolders(staging.path()));
-    module.save(staging.File(kCheckpointFile));
-    LAPLACED_RETURN_IF_ERROR(Sync(staging.File(kCheckpointFile)));
+    // In memory first: LibTorch's own writer does not notice that a disk is full.
+    std::ostringstream archive;
+    module.save(archive);
+    LAPLACED_RETURN_IF_ERROR(WriteNewFile(staging.File(kCheckpointFile), {archive.str()}));
     LAPLACED_RETURN_IF_ERROR(WriteNewFile(staging.File(kManifestFile), {manifest}));
     LAPLACED_RETURN_IF_ERROR(WriteNewFile(staging.File(kOriginFile), {origin}));
     LAPLACED_RETURN_IF_ERROR(SyncFolder(staging.path()));
