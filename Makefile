@@ -9,9 +9,12 @@
 #   make bench-serving  what a call costs beside bare gRPC, with a model that computes nothing (two minutes)
 #   make fuzz     every reader of untrusted bytes with libFuzzer, TIME=60 seconds each; prints executions, crashes, peak memory
 #   make coverage  lines of server/, client/ and formats/ that the tests run, as a table and as HTML (a build of its own; an hour on two cores)
-#   make stress   kills a real server CYCLES=200 times while it writes, and fills its disk; nothing acknowledged may be lost (20 minutes)
-#   make stress   kills a real server CYCLES=200 times while it writes, and fills its disk, spoils its network, holds on to it; nothing acknowledged may be lost (30 minutes)
+#   make stress   kills a real server CYCLES=200 times while it writes, fills its disk, fails its file calls one by one, sets its clock, spoils
+#                 its network, holds on to it; nothing acknowledged may be lost, no answer wrong (more than an hour)
 #   make soak     keeps a real server under mixed load for MINUTES=30; fails if memory, descriptors or threads grow
+#   make check-numerics  fits and predictions of SEEDS=40 random networks against dense references in double precision (ten minutes)
+#   make golden RELEASE=0.2.0  keeps artifacts and answers of this version for the test that later ones predict the same (tests/data/golden)
+#   make valgrind-client  the tests of the C++ client and the command line under valgrind (twenty minutes)
 #   make test-replicas  two servers behind HAProxy, one of them killed, stopped, unplugged, updated under load (root; three to five minutes)
 #   make test-image  builds the container images without a container engine and tries them (root; an hour on two cores)
 #   make test-monitoring  every query of dashboard, alerts and autoscaler, asked of a real Prometheus (three minutes)
@@ -39,11 +42,12 @@ PAPER_PACKAGES := python3-numpy python3-grpcio python3-protobuf python3-torch py
 REPLICAS_PACKAGES := haproxy iproute2
 MONITORING_PACKAGES := prometheus python3-yaml curl
 DEMO_PACKAGES := dataset-fashion-mnist python3-sklearn
+NUMERICS_PACKAGES := python3-numpy python3-grpcio python3-protobuf python3-torch
 FUZZ_PACKAGES := clang libclang-rt-dev
 COVERAGE_PACKAGES := gcovr
 IMAGE_TEST_PACKAGES := buildah debootstrap jq curl iproute2 procps python3 dataset-fashion-mnist
 
-.PHONY: all build python test test-replicas bench bench-fit bench-serving demo fuzz stress coverage format check-format clean deps-build deps-demo deps-python deps-replicas deps-test test-image test-monitoring validate-manifests paper paper-quick soak
+.PHONY: all build python test test-replicas bench bench-fit bench-serving demo fuzz stress coverage format check-format clean deps-build deps-demo deps-python deps-replicas deps-test test-image test-monitoring validate-manifests paper paper-quick soak check-numerics golden valgrind-client
 
 all: build
 
@@ -122,11 +126,34 @@ stress: deps-build build
 	tests/stress/run.sh $(BUILD)/server/app/laplaced disk_test.py
 	tests/stress/run.sh $(BUILD)/server/app/laplaced chaos_test.py $(if $(SEED),--seed $(SEED))
 	tests/stress/run.sh $(BUILD)/server/app/laplaced abuse_test.py --long
+	tests/stress/run.sh $(BUILD)/server/app/laplaced clock_test.py $(BUILD)/tests/stress/libclock_layer.so
+	tests/stress/run.sh $(BUILD)/server/app/laplaced fault_test.py $(BUILD)/tests/stress/libfault_layer.so $(if $(SEED),--seed $(SEED))
+	tests/stress/run.sh $(BUILD)/server/offline/laplace-fit fault_offline_test.py $(BUILD)/tests/stress/libfault_layer.so --sample 40 $(if $(SEED),--seed $(SEED))
 
 # SAMPLES=FILE keeps the samples as CSV.
 MINUTES ?= 30
 soak: deps-build build
 	tests/stress/run.sh $(BUILD)/server/app/laplaced soak.py --minutes $(MINUTES) $(if $(SAMPLES),--csv $(SAMPLES)) $(if $(SEED),--seed $(SEED))
+
+# SEEDS=N networks; FIRST=100 begins there, and with SEEDS=1 repeats one.
+SEEDS ?= 40
+FIRST ?= 1
+check-numerics: deps-build build
+	$(call install,$(NUMERICS_PACKAGES))
+	tests/numerics/run.sh $(BUILD)/server/app/laplaced numerics_test.py --seeds $(SEEDS) --first $(FIRST)
+	tests/numerics/run.sh $(BUILD)/server/app/laplaced concurrency_test.py
+	tests/numerics/run.sh $(BUILD)/server/app/laplaced golden_test.py
+
+# Once, when a release is made. A folder that exists is never written again.
+golden: deps-build build
+	$(call install,$(NUMERICS_PACKAGES))
+	@test -n "$(RELEASE)" || { echo "Say which release this is: make golden RELEASE=0.2.0" >&2; exit 1; }
+	tests/numerics/run.sh $(BUILD)/server/app/laplaced golden_test.py --write $(RELEASE)
+
+# The tests of the C++ client and the command line; needs no server.
+valgrind-client: deps-build build
+	$(call install,valgrind)
+	tests/client/valgrind.sh $(BUILD)/tests/client_test
 
 # HAPROXY=FILE takes another HAProxy.
 test-replicas: deps-replicas build

@@ -57,9 +57,10 @@ def prediction_bits(client: Client) -> tuple[str, bytes]:
 
 
 class Server:
-    """A laplaced that runs, or will. `user`: numeric id to run as, for a test that is root."""
+    """A laplaced that runs, or will. `user`: numeric id to run as, for a test that is root. `environment`: added."""
 
-    def __init__(self, binary: Path, registry: Path, state: Path, user: int | None = None, **flags: Any) -> None:
+    def __init__(self, binary: Path, registry: Path, state: Path, user: int | None = None,
+                 environment: dict[str, str] | None = None, **flags: Any) -> None:
         self.log = state / "laplaced.log"
         self._address_file = state / "address"
         self._address_file.unlink(missing_ok=True)
@@ -69,7 +70,7 @@ class Server:
         with open(self.log, "wb") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, user=user, start_new_session=True,
-                env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
+                env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **(environment or {})})
 
     def address(self) -> str:
         """Once it serves. Failure, with its log, if it ends instead or takes too long."""
