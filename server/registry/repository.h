@@ -39,7 +39,7 @@ class Repository {
 
   // For a process that only reads, next to one that may write: creates, removes and checks nothing
   // but that the root is a folder. Folders that are missing count as empty. Errors: NOT_FOUND,
-  // INVALID_ARGUMENT (not a folder), PERMISSION_DENIED and the like.
+  // INVALID_ARGUMENT (not a folder), FAILED_PRECONDITION (no right to it) and the like.
   static absl::StatusOr<Repository> OpenReadOnly(const std::string& root);
 
   // To read one model, which answers to `name` whatever its folder is called. `root` holds
