@@ -6,6 +6,8 @@
 // pair is ever found twice. When the Krylov space is exhausted (breakdown) the recurrence goes on
 // from a fresh random vector orthogonal to everything found, which also finds repeated eigenvalues;
 // when that vector is mapped to zero, the operator's rank is exhausted and what exists is returned.
+// A run whose pairs all converge before a breakdown may end with fewer copies of an eigenvalue that
+// is repeated exactly than there are: a Krylov space holds one of them.
 //
 // Convergence: the residual norm of pair i is ||A u_i - theta_i u_i|| = beta |s_mi| (last component
 // of the i-th eigenvector of the projected matrix); the run ends when it is <= tolerance * max

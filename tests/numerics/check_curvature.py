@@ -6,7 +6,6 @@ found are right, as long as they are what they claim to be, which is checked. Wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -15,37 +14,12 @@ import numpy as np
 import dense
 import posteriors
 from batches import disjoint
+from check_kfac import check_kfac
 from comparison import Mismatch
 from dense import Likelihood
 from fits import Fit
+from measured import PRODUCT, Measured, h_tolerance
 from subject import Selection, Subject
-
-# Of the largest eigenvalue: what the server takes for rounding in a curvature product, and so, times sqrt P, for nothing.
-PRODUCT = {"float32": 1e-6, "float64": 1e-13}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A fit of the server with the reference's idea of it."""
-
-    fit: Fit
-    posterior: Any  # laplace_client.types.Posterior
-    selection: Selection
-    likelihood: Likelihood
-    h: np.ndarray  # [P, P] at the posterior's own precisions
-    # Sum of the absolute errors that H's eigenvalues may have: of the Jacobians' rounding, 4 e tr H (both factors of
-    # J' M J, where it is measured and where it is used), and of Lanczos', 8 eps lambda_max for each direction.
-    h_tolerance: float
-    # Where H depends on the precisions (variance correction), it again at others.
-    parts: posteriors.LowRankParts | None = None
-    u: np.ndarray | None = None  # orthonormal basis of the directions, if there is more than they span
-
-    def at(self, likelihood: float, prior: float) -> posteriors.Posterior:
-        h = self.h
-        if self.parts is not None:
-            h = posteriors.low_rank(self.parts, self.fit["residual"], self.selection.sizes,
-                                    self.fit.get("variance_correction", False), likelihood, prior)
-        return posteriors.Posterior(h, self.selection.k, likelihood, prior)
 
 
 def check_curvature(subject: Subject, fit: Fit, posterior: Any, likelihood: Likelihood) -> Measured:
@@ -68,32 +42,27 @@ def check_curvature(subject: Subject, fit: Fit, posterior: Any, likelihood: Like
     everything = np.arange(len(data.x))
     if fit["structure"] == "last_layer":
         h = dense.curvature(at, m, everything)
-        tolerance = _tolerance(subject, h)
+        tolerance = h_tolerance(subject, h)
         ledger.expect("eigenvalues", posterior.eigenvalues, np.linalg.eigvalsh(h)[::-1], tolerance)
         ledger.expect("trace", posterior.trace, np.trace(h), tolerance)
         _expect_error(subject, "trace_standard_error", posterior.trace_standard_error,
-                      dense.diagonals(at, m, everything).sum(1))
+                      *[dense.diagonals(at, m, everything).sum(1)] * 2)
         return Measured(fit, posterior, selection, likelihood, h, tolerance)
-    return _kfac(subject, fit, posterior, likelihood, selection, at, m, tensors)
+    return check_kfac(subject, fit, posterior, likelihood, selection, at, m, tensors)
 
 
-def _tolerance(subject: Subject, h: np.ndarray, directions: int = 0) -> float:
-    values = np.linalg.eigvalsh(h)
-    epsilon = dense.EPSILON[subject.case["dtype"]]
-    return float(4 * subject.rounding.jacobian * np.abs(values).sum() + 8 * epsilon * directions * np.abs(values).max())
+def _off(subject: Subject, values: Any, trace: float) -> Any:
+    """Of u'J' M J u where J u is off by e |J|, by J's rounding and that of a sum of P products: 2 e sqrt(value trace) and
+    e^2 trace."""
+    e = subject.rounding.jacobian + 2 * dense.EPSILON[subject.case["dtype"]] * np.sqrt(len(subject.parameters))
+    return 2 * e * np.sqrt(np.maximum(values, 0) * trace) + e**2 * trace
 
 
-def _expect_error(subject: Subject, what: str, got: Any, samples: np.ndarray) -> None:
-    """Standard errors of means of samples [n] or [n, K], which move with the samples: by what they may be off, over sqrt n."""
+def _expect_error(subject: Subject, what: str, got: Any, samples: np.ndarray, traces: np.ndarray) -> None:
+    """Standard errors of means of samples [n] or [n, K], which move with the samples, by that over sqrt n; `traces` [n]."""
     n = len(samples)
-    wanted = samples.std(0, ddof=1) / np.sqrt(n)
-    off = 8 * subject.rounding.jacobian * np.sqrt((samples**2).mean(0)) / np.sqrt(n)
-    # u'J' M J u with J off in any direction, not in proportion
-    subject.ledger.expect(what, got, wanted, off + _slack(subject, samples) / np.sqrt(n))
-
-
-def _slack(subject: Subject, samples: np.ndarray) -> Any:
-    return 8 * subject.rounding.jacobian * np.sqrt(np.abs(samples).max(0) * np.abs(samples).max())
+    off = _off(subject, samples.max(0), traces.max())
+    subject.ledger.expect(what, got, samples.std(0, ddof=1) / np.sqrt(n), 2 * off / np.sqrt(n))
 
 
 def _low_rank(subject: Subject, fit: Fit, posterior: Any, likelihood: Likelihood, selection: Selection,
@@ -115,8 +84,8 @@ def _low_rank(subject: Subject, fit: Fit, posterior: Any, likelihood: Likelihood
     if kind in ("hessian", "mc_fisher"):
         parts = _along_estimates(subject, fit, posterior, likelihood, selection, at, m, b2, u)
         h = posteriors.low_rank(parts, fit["residual"], selection.sizes, False, 1, 1)
-        scale = _tolerance(subject, dense.curvature(at, m, b1), u.shape[1])
-        return Measured(fit, posterior, selection, likelihood, h, scale, u=u)
+        scale = h_tolerance(subject, dense.curvature(at, m, b1), u.shape[1])
+        return Measured(fit, posterior, selection, likelihood, h, scale, u=u if u.shape[1] < len(u) else None)
 
     epsilon = dense.EPSILON[subject.case["dtype"]]
     everything = np.arange(n)
@@ -130,10 +99,8 @@ def _low_rank(subject: Subject, fit: Fit, posterior: Any, likelihood: Likelihood
         u, np.concatenate([samples.mean(0) for samples in q]),
         np.concatenate([samples.std(0, ddof=1) / np.sqrt(len(samples)) for samples in q]) * (debiasing != "full_pass"),
         diagonals.sum(1).mean(), blocks, diagonals.mean(0), 0.5 if debiasing == "cross_fit" else 1.0)
-    total = _tolerance(subject, dense.curvature(at, m, traced), u.shape[1])
-    # u'J' M J u where J u is off by e |J|: 2 e sqrt(lambda tr), and e^2 tr.
-    e = subject.rounding.jacobian
-    single = 2 * e * np.sqrt(parts.values * parts.trace) + e**2 * parts.trace + 8 * epsilon * parts.values.max()
+    total = h_tolerance(subject, dense.curvature(at, m, traced), u.shape[1])
+    single = _off(subject, parts.values, parts.trace) + 8 * epsilon * parts.values.max()
     if debiasing == "none":  # Ritz values: by Lanczos' own products
         single = single + 8 * epsilon * parts.values.max() + posterior.lanczos_residuals**2 / max(parts.values.max(), 1e-300)
         single = single + posterior.lanczos_residuals * 1e-2
@@ -146,9 +113,9 @@ def _low_rank(subject: Subject, fit: Fit, posterior: Any, likelihood: Likelihood
         at_once = 0
         for samples in q:
             k = samples.shape[1]
-            _expect_error(subject, "standard_errors", posterior.standard_errors[at_once:at_once + k], samples)
+            _expect_error(subject, "standard_errors", posterior.standard_errors[at_once:at_once + k], samples, diagonals.sum(1))
             at_once += k
-        _expect_error(subject, "trace_standard_error", posterior.trace_standard_error, diagonals.sum(1))
+        _expect_error(subject, "trace_standard_error", posterior.trace_standard_error, *[diagonals.sum(1)] * 2)
     left_over = posteriors.residual(parts, fit["residual"], selection.sizes)
     ledger.expect("residual", posterior.residual, left_over.mean(),
                   total / max(1, len(u) - np.linalg.matrix_rank(u, tol=1e-3)))
@@ -186,14 +153,15 @@ def _check_directions(subject: Subject, fit: Fit, posterior: Any, likelihood: Li
         x, y = subject.train.x[rows], subject.train.y[rows]
         products = dense.hessian_products(subject.network, selection.names, likelihood, x, y, u)
         # Products of differentiation twice: as the gradient, times the norm that the Gauss-Newton part has at least.
-        tolerance = 10 * _tolerance(subject, dense.curvature(at, m, rows), k)
+        tolerance = 10 * h_tolerance(subject, dense.curvature(at, m, rows), k)
     else:
         g = dense.curvature(at, m, rows)
         products = g @ u
-        tolerance = _tolerance(subject, g, k)
+        tolerance = h_tolerance(subject, g, k)
     left = np.linalg.norm(products - u * ritz, axis=0)
     scale = max(np.abs(ritz).max(), 1e-300)
-    ledger.expect("ritz_residuals", left, residuals, tolerance + 1e-2 * residuals)
+    product = PRODUCT[subject.case["dtype"]] * scale
+    ledger.expect("ritz_residuals", left, residuals, tolerance + product + 1e-2 * residuals)
     converged = not any("did not converge" in warning for warning in posterior.warnings)
     if not converged:
         ledger.skip("fits in which Lanczos did not converge, for whether the largest eigenvalues were found")
@@ -238,7 +206,7 @@ def _along_estimates(subject: Subject, fit: Fit, posterior: Any, likelihood: Lik
         x, y = subject.train.x[rows], subject.train.y[rows]
         products = dense.hessian_products(subject.network, selection.names, likelihood, x, y, u)
         values = (u * products).sum(0)
-        tolerance = 10 * _tolerance(subject, dense.curvature(at, m, rows), u.shape[1])
+        tolerance = 10 * h_tolerance(subject, dense.curvature(at, m, rows), u.shape[1])
         ledger.expect("eigenvalues_hessian", posterior.eigenvalues, np.maximum(values, 0), tolerance)
     else:
         t = at.j[rows] @ u
@@ -273,59 +241,3 @@ def _moments(likelihood: Likelihood, f: np.ndarray, t: np.ndarray) -> tuple[np.n
         weight = np.prod(np.where(y == 1, p, 1 - p))
         first, second = first + weight * g, second + weight * g**2
     return first, second
-
-
-def _kfac(subject: Subject, fit: Fit, posterior: Any, likelihood: Likelihood, selection: Selection,
-          at: dense.Linearisation, m: np.ndarray, tensors: dict[str, np.ndarray]) -> Measured:
-    ledger, data = subject.ledger, subject.train
-    first, second = fit["direction_batch_size"], fit.get("curvature_batch_size", 0)
-    b1, b2 = disjoint(len(data.x), [first, second], fit["seed"])
-    rows = b1 if fit["debiasing"] == "none" else b2
-    chosen = dense.kronecker_factors(subject.network, data.x, m, b1)
-    measured = chosen if rows is b1 else dense.kronecker_factors(subject.network, data.x, m, rows)
-    blocks = []
-    epsilon = dense.EPSILON[subject.case["dtype"]]
-    for i, (name, size) in enumerate(zip(selection.names, selection.sizes)):
-        place = selection.place(name)
-        mine = dense.Linearisation(at.f, at.j[:, :, place], at.phi)
-        block, kind = posterior.blocks[i], "kronecker" if name in chosen else "dense"
-        ledger.require(block.kind == kind, f"block {name}: expected {kind}, got {block.kind}")
-        left = tensors[f"blocks.{i}.left"].astype(float)
-        if kind == "kronecker":
-            right = tensors[f"blocks.{i}.right"].astype(float)
-            basis, before = np.kron(left, right), np.kron(chosen[name].s, chosen[name].a)
-            after = np.kron(measured[name].s, measured[name].a)
-            for q, factor in ((left, chosen[name].s), (right, chosen[name].a)):
-                _check_eigenbasis(subject, name, q, factor)
-        else:
-            basis, before = left, dense.curvature(mine, m, b1)
-            after = dense.curvature(mine, m, rows)
-            _check_eigenbasis(subject, name, left, before)
-        tolerance = 4 * subject.rounding.jacobian * np.trace(before) + 16 * epsilon * np.trace(before)
-        ledger.expect("kfac_biased_sum", block.biased_sum, np.trace(before), tolerance)
-        if fit["kfac_eigenvalues"] == "exact":
-            after = dense.curvature(mine, m, rows)
-            values = np.diag(basis.T @ after @ basis)
-            got = tensors[f"values.{i}.exact"]
-        else:
-            values = np.diag(basis.T @ after @ basis)
-            got = tensors[f"values.{i}.left"]
-            got = np.outer(got, tensors[f"values.{i}.right"]).ravel() if kind == "kronecker" else got
-        tolerance = (4 * subject.rounding.jacobian + 16 * epsilon) * np.trace(after)
-        ledger.expect("kfac_values", got, values, tolerance)
-        ledger.expect("kfac_debiased_sum", block.debiased_sum, values.sum(), tolerance)
-        known = fit["debiasing"] == "none" and fit["kfac_eigenvalues"] == "factors"
-        # Factors of one batch are what their eigenvalues and bases make: nothing was looked up.
-        blocks.append(before if known else (basis * np.maximum(values, 0)) @ basis.T)
-    h = posteriors.block_diagonal(blocks)
-    ledger.expect("trace", posterior.trace, np.trace(h), (4 * subject.rounding.jacobian + 16 * epsilon) * np.trace(h))
-    return Measured(fit, posterior, selection, likelihood, h, 2 * _tolerance(subject, h, 4))
-
-
-def _check_eigenbasis(subject: Subject, name: str, q: np.ndarray, matrix: np.ndarray) -> None:
-    epsilon = dense.EPSILON[subject.case["dtype"]]
-    subject.ledger.expect("orthonormality", q.T @ q, np.eye(len(q)), 16 * epsilon * np.sqrt(len(q)))
-    turned = q.T @ matrix @ q
-    off = turned - np.diag(np.diag(turned))
-    tolerance = (4 * subject.rounding.jacobian + 16 * epsilon) * np.trace(matrix)
-    subject.ledger.expect("kfac_off_diagonal", off, np.zeros_like(off), tolerance)

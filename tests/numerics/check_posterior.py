@@ -8,10 +8,10 @@ import numpy as np
 
 import posteriors
 import scores
-from check_curvature import Measured
 from comparison import through
 from dense import Likelihood
 from gaussian import Outputs, outputs
+from measured import Measured
 from predictives import moderated
 from subject import Data, Subject
 
@@ -90,7 +90,7 @@ def _nll(likelihood: Likelihood, gaussian: Outputs, data: Data) -> tuple[float, 
 
     def loss(f: np.ndarray, variance: np.ndarray) -> np.ndarray:
         if likelihood.kind == "gaussian":
-            total = variance + likelihood.sigma**2
+            total = np.maximum(variance, 0) + likelihood.sigma**2
             return (0.5 * (f - data.y) ** 2 / total + 0.5 * np.log(2 * np.pi * total)).sum(1)
         return likelihood.loss(moderated(f, np.maximum(variance, 0)), data.y)
 
@@ -123,7 +123,8 @@ def _check_prior(subject: Subject, measured: Measured, dense: posteriors.Posteri
             gamma = measured.at(likelihood, subject.count * subject.case["weight_decay"]).effective_parameters
         squares = ((subject.train.at.f - subject.train.y) ** 2).sum(1).mean()
         free = max(likelihood * subject.case["outputs"] - gamma, 1)
-        ledger.expect("noise_fixed_point", np.sqrt(likelihood * squares / free) / measured.likelihood.sigma, 1, 1e-3 + moved / free)
+        wanted = np.sqrt(likelihood * squares / free)
+        ledger.expect("noise_fixed_point", wanted / measured.likelihood.sigma, 1, 1e-3 + moved / free)
 
 
 def score_tolerance(gaussian: Outputs, rows: scores.Rows, function: Callable[[scores.Rows], np.ndarray],

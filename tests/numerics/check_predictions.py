@@ -8,11 +8,11 @@ import numpy as np
 from laplace_client import Client
 
 import predictives
-from check_curvature import Measured
 from check_scores import COMBINED, Scores, Values, check_thresholds, check_values, combined
 from comparison import ANSWER, through
 from dense import logsumexp, sigmoid, softmax
 from gaussian import Outputs, outputs
+from measured import Measured
 from scores import IllConditioned
 from subject import Subject
 

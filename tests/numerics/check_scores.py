@@ -8,11 +8,11 @@ from typing import Any, Callable
 import numpy as np
 
 import scores
-from check_curvature import Measured
 from check_posterior import score_tolerance
 from comparison import ANSWER, Mismatch, through
 from dense import EPSILON
 from gaussian import Outputs, outputs
+from measured import Measured
 from subject import Data, Subject
 
 Values = dict[str, tuple[np.ndarray, np.ndarray]]  # by score: values and tolerances, [B] each

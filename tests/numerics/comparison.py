@@ -84,7 +84,7 @@ class Ledger:
 def through(function: Callable[..., np.ndarray], values: Sequence[np.ndarray], tolerances: Sequence[Any],
             draws: int = 8) -> np.ndarray:
     """How far function(*values) moves at most when each value moves by up to its tolerance: twice the largest of some random
-    directions, and what double precision does to the result itself."""
+    directions, and what double precision does to the result itself. Without bound where something has no value there."""
     random = np.random.default_rng(4)
     base = function(*values)
     moved = np.zeros_like(base)
@@ -93,5 +93,5 @@ def through(function: Callable[..., np.ndarray], values: Sequence[np.ndarray], t
                  for value, tolerance in zip(values, tolerances)]
         with np.errstate(all="ignore"):
             difference = np.abs(function(*parts) - base)
-        moved = np.maximum(moved, np.where(np.isfinite(difference), difference, 0))
+        moved = np.maximum(moved, np.where(np.isfinite(difference), difference, np.inf))
     return 2 * moved + 1e-13 * (np.abs(base) + np.abs(base).max())

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 import posteriors
-from check_curvature import Measured
 from dense import Linearisation
+from measured import Measured
 from subject import Subject
 
 

@@ -64,7 +64,8 @@ def _draw(random: np.random.Generator, seed: int) -> Case:
         layers: list[list[Any]] = []
         for _ in range(int(random.integers(0, 4))):
             layers.append(["linear", int(random.integers(2, 11))])
-            if kind == "mlp" and random.random() < 0.3:
+            # Of two numbers it leaves the sign and no derivative.
+            if kind == "mlp" and layers[-1][1] > 3 and random.random() < 0.4:
                 layers.append(["layer_norm"])
             layers.append([activation])
         if kind == "named mlp":

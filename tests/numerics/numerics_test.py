@@ -33,7 +33,7 @@ from networks import Case, random_case, smaller
 from server import Server
 from subject import Subject
 
-SHRINK_SECONDS = float(__import__("os").environ.get("SHRINK", "60"))
+SHRINK_SECONDS = 60.0
 
 
 def check(case: Case, subject: Subject, client: Client) -> None:
@@ -42,7 +42,7 @@ def check(case: Case, subject: Subject, client: Client) -> None:
     curvature = dense.Likelihood(kind, case["sigma_noise"] or 1.0).hessian(subject.train.at.f)
     everything = np.arange(len(subject.train.x))
     largest = float(np.linalg.eigvalsh(dense.curvature(subject.train.at, curvature, everything))[-1])
-    client.load_model(subject.name)
+    subject.generic = frozenset(client.load_model(subject.name).generic_parameters)
     for i, fit in enumerate(random_fits(case, subject.names, len(subject.parameters), largest)):
         subject.ledger.place = f"fit {i} {json.dumps(fit)}"
         options = {key: value for key, value in fit.items() if key != "validates"}
@@ -87,8 +87,8 @@ def run(binary: Path, cases: list[Case], show: bool) -> tuple[Ledger, list[Faile
                         failures.append(Failed(case, message))
                     if show:
                         layers = " ".join(str(layer[0]) for layer in case["layers"]) or "linear alone"
-                        print(f"seed {case['seed']}: {case['likelihood']}, {case['dtype']}, {len(subject.parameters)} parameters, "
-                              f"{case['outputs']} outputs, {layers}: {'FAILED' if message else 'right'} "
+                        print(f"seed {case['seed']}: {case['likelihood']}, {case['dtype']}, {len(subject.parameters)} "
+                              f"parameters, {case['outputs']} outputs, {layers}: {'FAILED' if message else 'right'} "
                               f"({time.monotonic() - start:.1f} s)", flush=True)
         finally:
             server.kill()
@@ -124,6 +124,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first of them")
     parser.add_argument("--seed", type=int, help="this one alone")
     parser.add_argument("--case", type=json.loads, help="a network as JSON")
+    parser.add_argument("--no-shrink", action="store_true", help="do not look for a smaller network that fails too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.case is not None:
@@ -134,10 +135,12 @@ def main() -> int:
     ledger, failures = run(options.binary, cases, show=True)
     print(ledger.table())
     for failed in failures:
-        print(f"FAILED: seed {failed.case['seed']}: {json.dumps(failed.case)}\n{failed.message}\n{repeat(options.binary, failed.case)}",
-              flush=True)
+        print(f"FAILED: seed {failed.case['seed']}: {json.dumps(failed.case)}\n{failed.message}\n"
+              f"{repeat(options.binary, failed.case)}", flush=True)
     if not failures:
         return 0
+    if options.no_shrink:
+        return 1
     small = shrink(options.binary, failures[0])
     if small.case != failures[0].case:
         print(f"A smaller network fails, too: {small.message}\n{repeat(options.binary, small.case)}")

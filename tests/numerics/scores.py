@@ -28,7 +28,7 @@ class Rows:
 
     @property
     def variance(self) -> np.ndarray:
-        return np.diagonal(self.v, axis1=1, axis2=2)
+        return np.maximum(np.diagonal(self.v, axis1=1, axis2=2), 0)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Sequence
 
 import numpy as np
-from laplace_client import Client
 from torch import nn
 
 import dense
@@ -31,6 +30,7 @@ class Subject:
     registry: Path
     network: nn.Module  # in double precision
     ledger: Ledger
+    generic: frozenset[str] = frozenset()  # parameters that the server knows no layer of
 
     @staticmethod
     def write(case: Case, name: str, registry: Path) -> Subject:
