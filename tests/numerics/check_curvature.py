@@ -98,7 +98,8 @@ def _low_rank(subject: Subject, fit: Fit, posterior: Any, likelihood: Likelihood
     parts = posteriors.LowRankParts(
         u, np.concatenate([samples.mean(0) for samples in q]),
         np.concatenate([samples.std(0, ddof=1) / np.sqrt(len(samples)) for samples in q]) * (debiasing != "full_pass"),
-        diagonals.sum(1).mean(), blocks, diagonals.mean(0), 0.5 if debiasing == "cross_fit" else 1.0)
+        diagonals.sum(1).mean(), blocks, diagonals.mean(0), 0.5 if debiasing == "cross_fit" else 1.0,
+        1e-3 if subject.case["dtype"] == "float32" else 1e-6)
     total = h_tolerance(subject, dense.curvature(at, m, traced), u.shape[1])
     single = _off(subject, parts.values, parts.trace) + 8 * epsilon * parts.values.max()
     if debiasing == "none":  # Ritz values: by Lanczos' own products
@@ -134,9 +135,8 @@ def _low_rank(subject: Subject, fit: Fit, posterior: Any, likelihood: Likelihood
         return Measured(fit, posterior, selection, likelihood, h, 2 * total + float(np.abs(left_out).sum()), u=outside)
     h = posteriors.low_rank(parts, fit["residual"], selection.sizes, fit.get("variance_correction", False),
                             likelihood_precision, posterior.prior_precision)
-    basis, s, _ = np.linalg.svd(u, full_matrices=False)
     return Measured(fit, posterior, selection, likelihood, h, 2 * total, parts,
-                    basis[:, s > 1e-3] if u.shape[1] < len(u) else None)
+                    posteriors.span(u, parts.cut) if u.shape[1] < len(u) else None)
 
 
 def _check_directions(subject: Subject, fit: Fit, posterior: Any, likelihood: Likelihood, selection: Selection,

@@ -74,6 +74,11 @@ class Scores:
             rows = replace(rows, outside=norm - ((j @ self.measured.u) ** 2).sum((1, 2)))
             # A difference of squared norms; directions are kept in the network's precision.
             outside_tolerance = 8 * self.subject.rounding.jacobian * norm
+            if self.measured.parts is not None:
+                # Two batches' directions are made orthonormal by their Gram matrix, whose condition is their own, squared.
+                s = np.linalg.svd(self.measured.parts.u, compute_uv=False)
+                s = s[s > self.measured.parts.cut]
+                outside_tolerance = outside_tolerance + 8 * EPSILON["float64"] / s.min() ** 2 * norm
         rounding = self.subject.rounding.features
         values: Values = {}
         for name, function in self.functions.items():

@@ -72,6 +72,7 @@ class LowRankParts:
     blocks: np.ndarray  # traces over parameter tensors
     diagonal: np.ndarray  # [P]
     share: float = 1.0  # of every direction: 1/2 where two batches' directions stand next to each other
+    cut: float = 1e-3  # singular values of u below this are rounding: roots of 1e-6 in single precision, 1e-12 in double
 
 
 def residual(parts: LowRankParts, kind: str, sizes: Sequence[int]) -> np.ndarray:
@@ -90,6 +91,12 @@ def residual(parts: LowRankParts, kind: str, sizes: Sequence[int]) -> np.ndarray
     return np.repeat(np.maximum(parts.blocks - sums, 0) / np.asarray(sizes), sizes)
 
 
+def span(u: np.ndarray, cut: float) -> np.ndarray:
+    """An orthonormal basis of the directions."""
+    q, s, _ = np.linalg.svd(u, full_matrices=False)
+    return q[:, s > cut]
+
+
 def low_rank(parts: LowRankParts, kind: str, sizes: Sequence[int], corrected: bool, likelihood: float,
              prior: float) -> np.ndarray:
     """H = U diag(share * values) U' + R, [P, P]. `corrected`: precisions along the directions times 1 + CV^2."""
@@ -99,8 +106,7 @@ def low_rank(parts: LowRankParts, kind: str, sizes: Sequence[int], corrected: bo
     left_over = residual(parts, kind, sizes)
     rest = np.diag(left_over)
     if kind == "isotropic":
-        q, s, _ = np.linalg.svd(parts.u, full_matrices=False)
-        q = q[:, s > 1e-3]
+        q = span(parts.u, parts.cut)
         rest = rest - left_over[0] * q @ q.T
     return (parts.u * (parts.share * values)) @ parts.u.T + rest
 
