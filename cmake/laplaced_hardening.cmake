@@ -1,7 +1,7 @@
 # What makes bugs harder to use, should there be any: for every object and program of a build without sanitizers, which look for the
 # same more thoroughly. tests/hardening_test.sh looks at the programs.
 
-option(LAPLACED_HARDEN "Build with stack protector, fortified library calls, full RELRO and control-flow protection" OFF)
+option(LAPLACED_HARDEN "Build with stack protector, fortified library calls, full RELRO and control-flow protection" ON)
 if(NOT LAPLACED_HARDEN OR LAPLACED_SANITIZE)
   return()
 endif()
