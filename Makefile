@@ -14,7 +14,7 @@
 #   make soak     keeps a real server under mixed load for MINUTES=30; fails if memory, descriptors or threads grow
 #   make check-numerics  fits and predictions of SEEDS=40 random networks against dense references in double precision (ten minutes)
 #   make golden RELEASE=0.2.0  keeps artifacts and answers of this version for the test that later ones predict the same (tests/data/golden)
-#   make valgrind-client  the tests of the C++ client and the command line under valgrind (twenty minutes)
+#   make valgrind-client  the tests of the C++ client and the command line under valgrind (slow: thirty times the time of the tests)
 #   make test-replicas  two servers behind HAProxy, one of them killed, stopped, unplugged, updated under load (root; three to five minutes)
 #   make test-image  builds the container images without a container engine and tries them (root; an hour on two cores)
 #   make test-monitoring  every query of dashboard, alerts and autoscaler, asked of a real Prometheus (three minutes)
