@@ -2,7 +2,7 @@
 """Fits and predictions of a real server against dense references in double precision, on random small networks.
 
     run.sh LAPLACED numerics_test.py --seeds 40        # seeds 1 to 40, or --first 100 for others
-    run.sh LAPLACED numerics_test.py --seed 17         # one of them
+    run.sh LAPLACED numerics_test.py --seed 17         # one of them, or several
     run.sh LAPLACED numerics_test.py --case '{...}'    # a network as a failure printed it
 
 A failure prints the seed, the network, what differs, a smaller network that fails too, and the command that repeats it.
@@ -122,7 +122,7 @@ def main() -> int:
     parser.add_argument("binary", type=Path)
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--first", type=int, default=1, help="the first of them")
-    parser.add_argument("--seed", type=int, help="this one alone")
+    parser.add_argument("--seed", type=int, nargs="+", help="these alone")
     parser.add_argument("--case", type=json.loads, help="a network as JSON")
     parser.add_argument("--no-shrink", action="store_true", help="do not look for a smaller network that fails too")
     options = parser.parse_args()
@@ -130,7 +130,7 @@ def main() -> int:
     if options.case is not None:
         cases = [options.case]
     else:
-        seeds = [options.seed] if options.seed is not None else range(options.first, options.first + options.seeds)
+        seeds = options.seed or range(options.first, options.first + options.seeds)
         cases = [random_case(seed) for seed in seeds]
     ledger, failures = run(options.binary, cases, show=True)
     print(ledger.table())
