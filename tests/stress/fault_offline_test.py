@@ -31,7 +31,8 @@ from server import MODEL, Failure, make_registry, require, rows
 
 COMMANDS = {
     "fit": (MODEL, "--b1", "60", "--b2", "60", "--rank", "4"),
-    "newton-step": ("newton-step", MODEL, "--b1", "40", "--b2", "60", "--held-out-size", "40", "--steps", "2",
+    # From version 1: from what it has made there may be no better step.
+    "newton-step": ("newton-step", f"{MODEL}/1", "--b1", "40", "--b2", "60", "--held-out-size", "40", "--steps", "2",
                     "--keep-worse"),
 }
 POSTERIOR = {"posterior.json", "tensors.safetensors"}
