@@ -109,9 +109,9 @@ TEST_F(AccessTest, EveryMethodAsksForAToken) {
       "Predict",        "Score",          "PredictStream", "ListModels",   "GetModel",
       "ListPosteriors", "GetPosterior",   "GetDataset",    "GetOperation", "ListOperations",
       "WatchOperation", "ServerMetadata", "ModelMetadata", "ModelInfer"};
-  const std::set<std::string> admin = {"LoadModel",       "UnloadModel",   "FitPosterior",
-                                       "UpdatePosterior", "CalibrateOod",  "ActivatePosterior",
-                                       "DeletePosterior", "UploadDataset", "CancelOperation"};
+  const std::set<std::string> admin = {
+      "LoadModel",  "UnloadModel",       "FitPosterior",    "UpdatePosterior", "CalibrateOod",
+      "NewtonStep", "ActivatePosterior", "DeletePosterior", "UploadDataset",   "CancelOperation"};
   TestServer server(WithTokens());
   for (const CallMethod& method : ServedMethods()) {
     const std::string& name = method.method;
