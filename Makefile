@@ -5,7 +5,7 @@
 #   make bench    what exact predictives and curvature products cost, beside the usual ways (minutes; wants a quiet machine)
 #   make bench-fit  what debiasing buys: fits of every kind compared on the demo network (minutes; tables in Markdown)
 #   make paper    the paper's experiments on the demo network, as CSV files, figures and a report in run/paper (hours; tests/bench/paper)
-#   make paper-quick  a small version of them (20 minutes)
+#   make paper-quick  a small version of them (four minutes on two cores)
 #   make bench-serving  what a call costs beside bare gRPC, with a model that computes nothing (two minutes)
 #   make fuzz     every reader of untrusted bytes with libFuzzer, TIME=60 seconds each; prints executions, crashes, peak memory
 #   make coverage  lines of server/, client/ and formats/ that the tests run, as a table and as HTML (a build of its own; an hour on two cores)

@@ -8,7 +8,7 @@
 #   all-cnn-c          trains ALL-CNN-C (train_all_cnn_c.py); needs CIFAR
 #   report             figures and report.md from what is in OUT
 #   imagenet           what a run on ImageNet would take
-#   quick              a small version of curvature, corruption and report: under 20 minutes on two cores
+#   quick              a small version of curvature, corruption and report: four minutes on two cores
 #   all                curvature, corruption and report; ResNet-20 and ALL-CNN-C too where RESNET20 and CIFAR are set
 #
 # Options after WHAT go to its program. From the environment: OUT (default run/paper), BUILD (build/release), CIFAR (folder by
