@@ -11,13 +11,6 @@
 namespace laplace::cli {
 namespace {
 
-template <typename Enum, size_t kSize>
-CLI::Option* AddEnum(CLI::App& app, const std::string& flag, const ChoiceWord<Enum> (&table)[kSize],
-                     Enum& value, const std::string& description) {
-  const auto set = [&value, &table](const std::string& word) { value = ChoiceOf(table, word); };
-  return OneOf(app.add_option_function<std::string>(flag, set, description), WordsOf(table));
-}
-
 CLI::Option* AddNumber(CLI::App& app, const std::string& flag, absl::optional<double>& value,
                        const std::string& description) {
   const auto set = [&value](double number) { value = number; };

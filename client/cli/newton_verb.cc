@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/context.h"
+#include "client/cli/fit_options.h"
 #include "client/cli/fit_words.h"
 #include "client/cli/follow.h"
 #include "client/cli/json_output.h"
@@ -69,19 +70,12 @@ absl::Status Step(const Context& context, const NewtonArguments& arguments) {
   return absl::OkStatus();
 }
 
-template <typename Enum, size_t kSize>
-void AddChoice(CLI::App& app, const std::string& flag, const ChoiceWord<Enum> (&table)[kSize],
-               Enum& value, const std::string& description) {
-  const auto set = [&value, &table](const std::string& word) { value = ChoiceOf(table, word); };
-  OneOf(app.add_option_function<std::string>(flag, set, description), WordsOf(table));
-}
-
 void AddStepOptions(CLI::App& app, client::NewtonRequest& request) {
-  AddChoice(app, "--variant", kVariants, request.variant,
-            "What says how far to go: an independent batch (default), the batch that chose the "
-            "directions, both batches as one, or all training data");
-  AddChoice(app, "--curvature", kCurvatures, request.curvature,
-            "Which curvature of the training loss (default ggn)");
+  AddEnum(app, "--variant", kVariants, request.variant,
+          "What says how far to go: an independent batch (default), the batch that chose the "
+          "directions, both batches as one, or all training data");
+  AddEnum(app, "--curvature", kCurvatures, request.curvature,
+          "Which curvature of the training loss (default ggn)");
   const auto number = [&](const std::string& flag, auto& value, const std::string& description) {
     app.add_option(flag, value, description)->type_name("N");
   };
