@@ -32,7 +32,7 @@ JOBS ?= $(shell nproc)
 BUILD_PACKAGES := g++ make cmake ninja-build ccache mold pkg-config \
   libtorch-dev libgloo-dev libgflags-dev libgoogle-glog-dev libopenblas0-openmp libopenblas-openmp-dev \
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev \
-  nlohmann-json3-dev libcli11-dev libspdlog-dev prometheus-cpp-dev libcpp-httplib-dev libzip-dev zlib1g-dev libssl-dev
+  nlohmann-json3-dev libcli11-dev libspdlog-dev prometheus-cpp-dev libcpp-httplib-dev libzip-dev zlib1g-dev libssl-dev libjemalloc-dev
 TEST_PACKAGES := libgtest-dev libgmock-dev libbenchmark-dev clang-format openssl python3-numpy python3-grpcio python3-protobuf \
   python3-yaml iproute2 curl
 # Of the Python client: its wheel, and its tests with exports, pictures and a browser that shows them.

@@ -231,7 +231,8 @@ absl::StatusOr<Array> ReadTorchTensor(const TorchTensor& tensor, absl::string_vi
     WidenElements(element, storage_bytes.data() + from * stored, run, out);
     out += run * read;
     size_t d = outer;
-    for (; d > 0; --d) {  // the next place, as an odometer counts
+    for (; d > 0; --d) {                       // the next place, as an odometer counts
+      if (tensor.sizes[d - 1] == 1) continue;  // its stride may be anything
       from += tensor.strides[d - 1];
       if (++index[d - 1] < tensor.sizes[d - 1]) break;
       from -= tensor.strides[d - 1] * tensor.sizes[d - 1];

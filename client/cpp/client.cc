@@ -155,16 +155,20 @@ absl::Status Client::DeletePosterior(const std::string& model, int64_t version,
   request.set_model(model);
   request.set_version(version);
   request.set_posterior_id(posterior_id);
-  int attempts = 0;
+  bool perhaps_done = false;  // by an attempt whose answer was lost
+  bool gone = false;
   const absl::Status status =
       CallWithRetry(impl_->options.retry, {impl_->target, impl_->options.timeout},
                     [&](grpc::ClientContext& context) {
-                      ++attempts;
                       AddToken(impl_->options, context);
                       v1::DeletePosteriorResponse response;
-                      return impl_->posteriors->DeletePosterior(&context, request, &response);
+                      const grpc::Status answer =
+                          impl_->posteriors->DeletePosterior(&context, request, &response);
+                      gone = perhaps_done && answer.error_code() == grpc::StatusCode::NOT_FOUND;
+                      perhaps_done |= answer.error_code() == grpc::StatusCode::UNAVAILABLE;
+                      return answer;
                     });
-  return attempts > 1 && absl::IsNotFound(status) ? absl::OkStatus() : status;
+  return gone ? absl::OkStatus() : status;
 }
 
 absl::StatusOr<Prediction> Client::Predict(const PredictRequest& request) const {

@@ -56,7 +56,7 @@ absl::StatusOr<std::string> FollowToItsEnd(const Client& client,
 
 absl::StatusOr<Operation> Client::StartFit(const FitRequest& request) const {
   auto response = impl_->Call(*impl_->posteriors, &v1::PosteriorService::Stub::FitPosterior,
-                              ToProto(request), impl_->options.timeout, /*idempotent=*/false);
+                              ToProto(request), impl_->options.load_timeout, /*idempotent=*/false);
   if (!response.ok()) return response.status();
   return FromProto(response->operation());
 }
@@ -68,7 +68,7 @@ absl::StatusOr<std::string> Client::Fit(const FitRequest& request,
 
 absl::StatusOr<Operation> Client::StartUpdate(const UpdateRequest& request) const {
   auto response = impl_->Call(*impl_->posteriors, &v1::PosteriorService::Stub::UpdatePosterior,
-                              ToProto(request), impl_->options.timeout, /*idempotent=*/false);
+                              ToProto(request), impl_->options.load_timeout, /*idempotent=*/false);
   if (!response.ok()) return response.status();
   return FromProto(response->operation());
 }
@@ -80,7 +80,7 @@ absl::StatusOr<std::string> Client::Update(const UpdateRequest& request,
 
 absl::StatusOr<Operation> Client::StartCalibrate(const CalibrateRequest& request) const {
   auto response = impl_->Call(*impl_->posteriors, &v1::PosteriorService::Stub::CalibrateOod,
-                              ToProto(request), impl_->options.timeout, /*idempotent=*/false);
+                              ToProto(request), impl_->options.load_timeout, /*idempotent=*/false);
   if (!response.ok()) return response.status();
   return FromProto(response->operation());
 }
@@ -92,7 +92,7 @@ absl::StatusOr<std::string> Client::Calibrate(const CalibrateRequest& request,
 
 absl::StatusOr<Operation> Client::StartNewtonStep(const NewtonRequest& request) const {
   auto response = impl_->Call(*impl_->posteriors, &v1::PosteriorService::Stub::NewtonStep,
-                              ToProto(request), impl_->options.timeout, /*idempotent=*/false);
+                              ToProto(request), impl_->options.load_timeout, /*idempotent=*/false);
   if (!response.ok()) return response.status();
   return FromProto(response->operation());
 }

@@ -37,10 +37,10 @@ struct TlsOptions {
 };
 
 struct ClientOptions {
-  // Calls that read or change state: lists, descriptions, activation, cancellation, health,
-  // starting a fit, an update or a calibration.
+  // Calls that read or change state: lists, descriptions, activation, cancellation, health.
   absl::Duration timeout = absl::Seconds(10);
-  // LoadModel, which reads and tries a checkpoint.
+  // LoadModel, which reads and tries a checkpoint; starting a fit, an update, a calibration or a
+  // Newton step, which reads its data sets.
   absl::Duration load_timeout = absl::Minutes(2);
   // Predict and Score, and every answer of PredictStream and ScoreStream.
   absl::Duration predict_timeout = absl::Seconds(60);

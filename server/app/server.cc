@@ -20,7 +20,6 @@
 #include "absl/strings/str_join.h"
 #include "absl/types/optional.h"
 #include "server/app/config.h"
-#include "server/app/heap_trimmer.h"
 #include "server/app/model_health.h"
 #include "server/app/model_keeper.h"
 #include "server/app/model_selection.h"
@@ -259,7 +258,6 @@ struct Server::Parts {
   std::string address;
   std::string http_address;
   std::mutex stop_mutex;
-  HeapTrimmer heap_trimmer;
 };
 
 std::string Server::Parts::NotReady() const {

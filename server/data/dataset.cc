@@ -31,7 +31,9 @@ absl::StatusOr<at::Tensor> ReadTensor(const std::string& path) {
         absl::StrCat(path, ": expected one array, got ", arrays->size()));
   }
   const Array& array = arrays->begin()->second;
-  return AliasArray({array.dtype, array.shape, array.bytes.data()}).clone();
+  return CatchTorch(path, [&]() -> absl::StatusOr<at::Tensor> {
+    return AliasArray({array.dtype, array.shape, array.bytes.data()}).clone();
+  });
 }
 
 // Rows `share` of an array [N, ...] in a .npy file, and N.

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -164,6 +165,13 @@ absl::Status OperationStore::Save(const OperationRecord& record) const {
   if (!writer.status().ok()) return writer.status();
   return ReplaceFile(PathOf(folder_, absl::StrCat(record.id, kSuffix)),
                      {SealJson(writer.object())});
+}
+
+absl::Status OperationStore::Remove(const std::string& id) const {
+  if (absl::Status status = ValidateName("id", id); !status.ok()) return status;
+  const std::string path = PathOf(folder_, absl::StrCat(id, kSuffix));
+  if (unlink(path.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
+  return FileError(errno, absl::StrCat("cannot remove record ", path));
 }
 
 }  // namespace laplaced

@@ -52,6 +52,8 @@ class OperationStore {
 
   // INVALID_ARGUMENT if the id is not a valid name (repository.h).
   absl::Status Save(const OperationRecord& record) const;
+  // OK if there is no such record. After a crash that follows at once it may be there again.
+  absl::Status Remove(const std::string& id) const;
 
  private:
   explicit OperationStore(std::string folder) : folder_(std::move(folder)) {}

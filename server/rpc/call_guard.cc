@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "formats/file_handle.h"
 #include "formats/sha256.h"
 #include "server/observe/log.h"
 
@@ -50,22 +51,17 @@ absl::Status Unauthenticated() {
 
 absl::StatusOr<std::unique_ptr<CallGuard>> CallGuard::Create(const std::string& tokens,
                                                              double refresh_seconds) {
-  if (tokens.empty()) return std::unique_ptr<CallGuard>(new CallGuard("", nullptr, 0));
-  absl::StatusOr<TokenTable> table = TokenTable::Read(tokens);
-  if (!table.ok()) {
-    return absl::Status(table.status().code(), absl::StrCat("tokens: ", table.status().message()));
+  if (tokens.empty()) return std::unique_ptr<CallGuard>(new CallGuard(""));
+  std::unique_ptr<CallGuard> guard(new CallGuard(tokens));
+  if (absl::Status read = guard->ReadTable(); !read.ok()) {
+    return absl::Status(read.code(), absl::StrCat("tokens: ", read.message()));
   }
-  return std::unique_ptr<CallGuard>(new CallGuard(
-      tokens, std::make_shared<const TokenTable>(*std::move(table)), refresh_seconds));
+  guard->thread_ =
+      std::thread([raw = guard.get(), refresh_seconds] { raw->Loop(refresh_seconds); });
+  return guard;
 }
 
-CallGuard::CallGuard(std::string path, std::shared_ptr<const TokenTable> table,
-                     double refresh_seconds)
-    : path_(std::move(path)), table_(std::move(table)) {
-  if (table_ == nullptr) return;
-  Refresh();
-  thread_ = std::thread([this, refresh_seconds] { Loop(refresh_seconds); });
-}
+CallGuard::CallGuard(std::string path) : path_(std::move(path)) {}
 
 CallGuard::~CallGuard() {
   {
@@ -93,25 +89,38 @@ absl::StatusOr<Caller> CallGuard::Admit(const grpc::ServerContextBase& call, Rol
   return Caller{absl::StrCat("token:", holder->name)};
 }
 
-void CallGuard::Refresh() {
-  const absl::StatusOr<std::string> now = Sha256File(path_);
+absl::Status CallGuard::ReadTable() {
+  // Both of the same bytes: a file that changes in between, or cannot be read for a moment, is
+  // looked at again.
+  const absl::StatusOr<std::string> text = ReadWholeFile(path_, kMaxTokenFileBytes);
+  if (!text.ok()) return text.status();
+  const std::string hash = Sha256Hex(*text);
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    const std::string state = now.ok() ? *now : "unreadable";
-    if (seen_ == state) return;
-    const bool first = seen_.empty();
-    seen_ = state;
-    if (first) return;
+    if (seen_ == hash) return absl::OkStatus();
+    seen_ = hash;
   }
-  absl::StatusOr<TokenTable> table = TokenTable::Read(path_);
+  absl::StatusOr<TokenTable> table = TokenTable::Parse(*text);
   if (!table.ok()) {
-    LogError("the changed token file cannot be used; the tokens before it stay valid",
-             {{"error", std::string(table.status().message())}});
-    return;
+    return absl::Status(table.status().code(), absl::StrCat(path_, ": ", table.status().message()));
   }
-  LogInfo("read the tokens again", {{"tokens", table->size()}});
+  LogInfo("read the tokens", {{"tokens", table->size()}});
   std::lock_guard<std::mutex> lock(mutex_);
   table_ = std::make_shared<const TokenTable>(*std::move(table));
+  return absl::OkStatus();
+}
+
+void CallGuard::Refresh() {
+  const absl::Status read = ReadTable();
+  const std::string problem(read.message());
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const bool told = problem == problem_;
+    if (read.ok() || !told) problem_ = problem;
+    if (read.ok() || told) return;
+  }
+  LogError("the changed token file cannot be used; the tokens before it stay valid",
+           {{"error", problem}});
 }
 
 void CallGuard::Loop(double refresh_seconds) {

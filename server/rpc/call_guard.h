@@ -41,7 +41,9 @@ class CallGuard {
   void Refresh();
 
  private:
-  CallGuard(std::string path, std::shared_ptr<const TokenTable> table, double refresh_seconds);
+  explicit CallGuard(std::string path);
+  // Takes the file's tokens if it has changed. Errors leave the tokens as they are.
+  absl::Status ReadTable();
   void Loop(double refresh_seconds);
 
   const std::string path_;
@@ -50,6 +52,7 @@ class CallGuard {
   bool stop_ = false;
   std::shared_ptr<const TokenTable> table_;  // null without tokens
   std::string seen_;                         // hash of the file as it was last read
+  std::string problem_;                      // of the last look at it; empty: none
   std::thread thread_;                       // joinable only with tokens
 };
 

@@ -61,7 +61,10 @@ grpc::ServerUnaryReactor* PosteriorService::FitPosterior(grpc::CallbackServerCon
   absl::StatusOr<FitRequest> fit = ToFitRequest(*request);
   if (!fit.ok()) return FinishNow(call, kFit, fit.status());
   return StartOperation(
-      call, kFit, [this, fit = *std::move(fit)] { return parts_.fits.Start(fit); },
+      call, kFit,
+      [this, fit = *std::move(fit)](const ComputeContext& caller) {
+        return parts_.fits.Start(fit, caller);
+      },
       response->mutable_operation());
 }
 
@@ -75,7 +78,9 @@ grpc::ServerUnaryReactor* PosteriorService::UpdatePosterior(
   if (!update.ok()) return FinishNow(call, kUpdate, update.status());
   return StartOperation(
       call, kUpdate,
-      [this, update = *std::move(update)] { return parts_.fits.StartUpdate(update); },
+      [this, update = *std::move(update)](const ComputeContext& caller) {
+        return parts_.fits.StartUpdate(update, caller);
+      },
       response->mutable_operation());
 }
 
@@ -89,7 +94,9 @@ grpc::ServerUnaryReactor* PosteriorService::CalibrateOod(grpc::CallbackServerCon
   if (!calibrate.ok()) return FinishNow(call, kCalibrate, calibrate.status());
   return StartOperation(
       call, kCalibrate,
-      [this, calibrate = *std::move(calibrate)] { return parts_.fits.StartCalibrate(calibrate); },
+      [this, calibrate = *std::move(calibrate)](const ComputeContext& caller) {
+        return parts_.fits.StartCalibrate(calibrate, caller);
+      },
       response->mutable_operation());
 }
 
@@ -103,7 +110,9 @@ grpc::ServerUnaryReactor* PosteriorService::NewtonStep(grpc::CallbackServerConte
   if (!newton.ok()) return FinishNow(call, kNewton, newton.status());
   return StartOperation(
       call, kNewton,
-      [this, newton = *std::move(newton)] { return parts_.fits.StartNewton(newton); },
+      [this, newton = *std::move(newton)](const ComputeContext& caller) {
+        return parts_.fits.StartNewton(newton, caller);
+      },
       response->mutable_operation());
 }
 
@@ -163,8 +172,9 @@ grpc::ServerUnaryReactor* PosteriorService::ActivatePosterior(
         // Read first, so that nothing can fail once it is active.
         const auto record = parts_.fits.GetPosterior(request->model(), request->version(), id);
         const absl::Status activated =
-            record.ok() ? parts_.host.ActivatePosterior(request->model(), request->version(), id)
-                        : record.status();
+            record.ok()
+                ? parts_.host.ActivatePosterior(request->model(), request->version(), id, "")
+                : record.status();
         if (!activated.ok()) return WithField(activated, "posterior_id");
         LogInfo(absl::StrCat("activated posterior ", id, " of model ", request->model()));
         FillPosterior(*record, id, response->mutable_posterior());
@@ -218,11 +228,13 @@ grpc::ServerUnaryReactor* PosteriorService::GetDataset(grpc::CallbackServerConte
 
 grpc::ServerUnaryReactor* PosteriorService::StartOperation(
     grpc::CallbackServerContext* call, const char* method,
-    std::function<absl::StatusOr<OperationSnapshot>()> start, v1::Operation* operation) {
+    std::function<absl::StatusOr<OperationSnapshot>(const ComputeContext&)> start,
+    v1::Operation* operation) {
   return RunOnQueue(
       parts_.admin_queue, call, method,
-      [this, start = std::move(start), operation](const ComputeContext&, double) -> absl::Status {
-        const auto started = start();
+      [this, start = std::move(start), operation](const ComputeContext& caller,
+                                                  double) -> absl::Status {
+        const auto started = start(caller);
         // Not of a full disk, which no fit's end makes room on.
         if (absl::IsResourceExhausted(started.status()) && !parts_.operations.Running().empty()) {
           return WithRetryAfter(started.status(), SecondsUntilFitEnds());

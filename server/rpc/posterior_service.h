@@ -66,9 +66,10 @@ class PosteriorService final : public laplace::v1::PosteriorService::CallbackSer
 
  private:
   // Calls `start` on the queue and fills `operation`, which belongs to the response.
-  grpc::ServerUnaryReactor* StartOperation(grpc::CallbackServerContext* call, const char* method,
-                                           std::function<absl::StatusOr<OperationSnapshot>()> start,
-                                           laplace::v1::Operation* operation);
+  grpc::ServerUnaryReactor* StartOperation(
+      grpc::CallbackServerContext* call, const char* method,
+      std::function<absl::StatusOr<OperationSnapshot>(const ComputeContext&)> start,
+      laplace::v1::Operation* operation);
   std::string ActiveId(const std::string& model, int64_t version) const;
   // When a fit or another operation that is refused for lack of room may be tried again.
   double SecondsUntilFitEnds() const;

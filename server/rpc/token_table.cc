@@ -13,8 +13,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t kMaxBytes = 1 << 20;
-
 absl::Status Bad(const std::string& field, const std::string& expected) {
   return absl::InvalidArgumentError(absl::StrCat(field, ": expected ", expected));
 }
@@ -79,7 +77,7 @@ absl::StatusOr<TokenTable> TokenTable::Parse(absl::string_view text) {
 }
 
 absl::StatusOr<TokenTable> TokenTable::Read(const std::string& path) {
-  const absl::StatusOr<std::string> text = ReadWholeFile(path, kMaxBytes);
+  const absl::StatusOr<std::string> text = ReadWholeFile(path, kMaxTokenFileBytes);
   if (!text.ok()) return text.status();
   absl::StatusOr<TokenTable> table = Parse(*text);
   if (table.ok()) return table;

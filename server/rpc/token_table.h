@@ -7,6 +7,7 @@
 // the hash tells an attacker who times it nothing about the token. A value; thread-safe.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <unordered_map>
 
@@ -19,6 +20,9 @@ enum class Role {
   kPredict,  // predictions, scores, and looking at models, posteriors and operations
   kAdmin     // everything
 };
+
+// A longer file is refused.
+inline constexpr int64_t kMaxTokenFileBytes = int64_t{1} << 20;
 
 class TokenTable {
  public:

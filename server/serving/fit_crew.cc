@@ -115,9 +115,13 @@ absl::StatusOr<std::unique_ptr<FitCrew>> FitCrew::Open(const Launch& launch,
 
 int64_t FitCrew::size() const { return meeting_->size(); }
 
-absl::Status FitCrew::Fit(const FitRequest& request,
+absl::Status FitCrew::Fit(const FitRequest& request, const std::function<bool()>& cancelled,
                           const std::function<absl::Status(const Ranks& ranks)>& body) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  std::unique_lock<std::timed_mutex> lock(mutex_, std::defer_lock);
+  while (!lock.try_lock_for(kLook)) {
+    if (cancelled()) return absl::CancelledError("the fit was cancelled before its turn came");
+  }
+  if (cancelled()) return absl::CancelledError("the fit was cancelled before its turn came");
   const int64_t number = fits_ + 1;
   LAPLACED_RETURN_IF_ERROR(meeting_->Post(JobKey(number), EncodeFitRequest(request)));
   LAPLACED_RETURN_IF_ERROR(meeting_->Post(kNewest, absl::StrCat(number)));

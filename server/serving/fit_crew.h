@@ -43,8 +43,8 @@ class FitCrew {
   int64_t size() const;
 
   // Rank 0: calls the others to the fit of `request`, which names a version, and runs `body` with
-  // them. One at a time; others wait. Thread-safe.
-  absl::Status Fit(const FitRequest& request,
+  // them. One at a time; others wait, until `cancelled`. Thread-safe.
+  absl::Status Fit(const FitRequest& request, const std::function<bool()>& cancelled,
                    const std::function<absl::Status(const Ranks& ranks)>& body);
 
   // The other ranks: takes part in all fits to come. OK once `stop` is set; UNAVAILABLE when rank 0
@@ -58,8 +58,8 @@ class FitCrew {
 
   const std::unique_ptr<MeetingPoint> meeting_;
   const Timeouts timeouts_;
-  std::mutex mutex_;  // held during a fit
-  int64_t fits_ = 0;  // made known so far
+  std::timed_mutex mutex_;  // held during a fit
+  int64_t fits_ = 0;        // made known so far
 };
 
 // A request as text and back: what the ranks send each other. DATA_LOSS if it is not one.

@@ -12,6 +12,7 @@
 #include "server/registry/dataset_store.h"
 #include "server/registry/posterior_record.h"
 #include "server/registry/repository.h"
+#include "server/serving/compute_context.h"
 #include "server/serving/model_host.h"
 #include "server/serving/newton_request.h"
 #include "server/serving/operations.h"
@@ -77,15 +78,22 @@ class FitService {
  public:
   virtual ~FitService() = default;
 
-  // Checks everything that can be checked before work starts, then starts the operation.
-  virtual absl::StatusOr<OperationSnapshot> Start(const FitRequest& request) = 0;
-  // Likewise; adds data to a posterior that exists.
-  virtual absl::StatusOr<OperationSnapshot> StartUpdate(const UpdateRequest& request) = 0;
+  // Checks everything that can be checked before work starts, then starts the operation, unless
+  // `caller` wants it no more: reading data may take minutes, and nobody would know of it.
+  virtual absl::StatusOr<OperationSnapshot> Start(const FitRequest& request,
+                                                  const ComputeContext& caller) = 0;
+  // Likewise; adds data to a posterior that exists. What adds to the active posterior replaces that
+  // one only: if another has become active meanwhile, the operation ends with ABORTED and the
+  // result is kept, inactive.
+  virtual absl::StatusOr<OperationSnapshot> StartUpdate(const UpdateRequest& request,
+                                                        const ComputeContext& caller) = 0;
   // Likewise; sets the thresholds of a posterior that exists anew.
-  virtual absl::StatusOr<OperationSnapshot> StartCalibrate(const CalibrateRequest& request) = 0;
+  virtual absl::StatusOr<OperationSnapshot> StartCalibrate(const CalibrateRequest& request,
+                                                           const ComputeContext& caller) = 0;
 
-  // Likewise; makes a new version of the model, whose parameters have gone a Newton step.
-  virtual absl::StatusOr<OperationSnapshot> StartNewton(const NewtonRequest& request) = 0;
+  // As Start; makes a new version of the model, whose parameters have gone a Newton step.
+  virtual absl::StatusOr<OperationSnapshot> StartNewton(const NewtonRequest& request,
+                                                        const ComputeContext& caller) = 0;
 
   // Newest first, without spectra. Unreadable artifacts are listed with their id and a warning that
   // says what is wrong.

@@ -83,9 +83,11 @@ class ModelHost {
                                                                          int64_t version) const = 0;
   // Sorted; empty if none is loaded.
   virtual std::vector<int64_t> LoadedVersions(const std::string& name) const = 0;
-  // Reads, checks and switches, then records it durably.
+  // Reads, checks and switches, then records it durably. If `instead_of` is not empty, only while
+  // that posterior is the active one; else ABORTED, and nothing changes.
   virtual absl::Status ActivatePosterior(const std::string& name, int64_t version,
-                                         const std::string& posterior_id) = 0;
+                                         const std::string& posterior_id,
+                                         const std::string& instead_of) = 0;
   // Removes a posterior from the repository, durably. `version` as for Get. NOT_FOUND,
   // FAILED_PRECONDITION (it is the active one).
   virtual absl::Status DeletePosterior(const std::string& name, int64_t version,

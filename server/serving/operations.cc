@@ -7,6 +7,7 @@
 #include <exception>
 #include <map>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -37,8 +38,9 @@ bool Ended(const OperationSnapshot& snapshot) {
 }
 
 absl::Status NoSuchOperation(const std::string& id) {
-  return absl::NotFoundError(
-      absl::StrCat("id: there is no operation '", id, "'; ListOperations shows all there are"));
+  return absl::NotFoundError(absl::StrCat("id: there is no operation '", id,
+                                          "'; ListOperations shows all there are (the ",
+                                          kEndedOperationsKept, " that ended last are kept)"));
 }
 
 // Final record of an operation that ended with `result`. `aborted`: the server stopped it, not a
@@ -142,6 +144,11 @@ struct Operations::State {
            std::unique_lock<std::mutex>& lock);
   void Notify();
   std::shared_ptr<Subscription> NextToNotify();
+  // Whether another may start. REQUIRES: `mutex` is held.
+  absl::Status CheckRoom() const;
+  // Of more than kEndedOperationsKept that have ended, takes out those that ended first; returns
+  // their ids. REQUIRES: `mutex` is held.
+  std::vector<std::string> TakeOldest();
   // Saves those of `unsaved` that the disk takes now. REQUIRES: `lock` is held; it is released
   // while the disk is written.
   void SaveAgain(std::unique_lock<std::mutex>& lock);
@@ -263,16 +270,61 @@ void Operations::State::SaveAgain(std::unique_lock<std::mutex>& lock) {
   for (OperationRecord& record : refused) unsaved.push_back(std::move(record));
 }
 
+absl::Status Operations::State::CheckRoom() const {
+  if (shut_down) {
+    return absl::UnavailableError("the server is shutting down and starts no more operations");
+  }
+  if (running >= max_running) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(running, " operation(s) run already, which is this server's limit ",
+                     "(max_concurrent_fits); wait for one to end or cancel it"));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<std::string> Operations::State::TakeOldest() {
+  const auto may_go = [](const std::shared_ptr<Operation>& operation) {
+    return Ended(operation->snapshot) && !operation->thread.joinable();
+  };
+  const int64_t surplus =
+      std::count_if(operations.begin(), operations.end(), may_go) - kEndedOperationsKept;
+  if (surplus <= 0) return {};
+  std::vector<std::pair<std::string, std::string>> by_end;  // time, id
+  for (const auto& operation : operations) {
+    const OperationRecord& record = operation->snapshot.record;
+    if (may_go(operation)) by_end.emplace_back(record.end_time, record.id);
+  }
+  std::stable_sort(by_end.begin(), by_end.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<std::string> taken;
+  for (int64_t i = 0; i < surplus; ++i) {
+    const std::string& id = by_end[static_cast<size_t>(i)].second;
+    operations.erase(std::find(operations.begin(), operations.end(), Find(id)));
+    taken.push_back(id);
+  }
+  return taken;
+}
+
 void Operations::State::Notify() {
   std::unique_lock<std::mutex> lock(mutex);
+  Clock::time_point save = Clock::time_point::max();  // when to try next
   for (;;) {
+    if (unsaved.empty()) {
+      save = Clock::time_point::max();
+    } else if (save == Clock::time_point::max()) {
+      save = Clock::now() + kSaveAgain;
+    } else if (Clock::now() >= save) {
+      save = Clock::time_point::max();
+      SaveAgain(lock);
+      continue;
+    }
     const std::shared_ptr<Subscription> next = NextToNotify();
     if (!next) {
       if (closing) return SaveAgain(lock);
       if (unsaved.empty()) {
         changed.wait(lock);
-      } else if (changed.wait_for(lock, kSaveAgain) == std::cv_status::timeout) {
-        SaveAgain(lock);
+      } else {
+        changed.wait_until(lock, save);
       }
       continue;
     }
@@ -300,6 +352,11 @@ Operations::~Operations() {
   state_->notifier.join();
 }
 
+absl::Status Operations::CheckRoom() const {
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->CheckRoom();
+}
+
 absl::StatusOr<OperationSnapshot> Operations::Start(const std::string& description, Work work) {
   State& state = *state_;
   auto operation = std::make_shared<State::Operation>();
@@ -310,19 +367,12 @@ absl::StatusOr<OperationSnapshot> Operations::Start(const std::string& descripti
   operation->begin = Clock::now();
   {
     std::lock_guard<std::mutex> lock(state.mutex);
-    if (state.shut_down) {
-      return absl::UnavailableError("the server is shutting down and starts no more operations");
-    }
-    if (state.running >= state.max_running) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat(state.running, " operation(s) run already, which is this server's limit ",
-                       "(max_concurrent_fits); wait for one to end or cancel it"));
-    }
+    if (absl::Status room = state.CheckRoom(); !room.ok()) return room;
     ++state.running;
   }
   const absl::Status saved = state.store.Save(operation->snapshot.record);
 
-  std::lock_guard<std::mutex> lock(state.mutex);
+  std::unique_lock<std::mutex> lock(state.mutex);
   if (!saved.ok()) {
     --state.running;
     state.ended.notify_all();
@@ -335,8 +385,27 @@ absl::StatusOr<OperationSnapshot> Operations::Start(const std::string& descripti
   if (state.shut_down) operation->stop = true;
   const OperationSnapshot first = operation->snapshot;
   state.operations.push_back(operation);
-  operation->thread = std::thread(
-      [&state, raw = operation.get(), work = std::move(work)] { state.Run(*raw, work); });
+  try {
+    operation->thread = std::thread(
+        [&state, raw = operation.get(), work = std::move(work)] { state.Run(*raw, work); });
+  } catch (const std::system_error& error) {
+    state.operations.pop_back();
+    --state.running;
+    state.ended.notify_all();
+    lock.unlock();
+    state.store.Remove(first.record.id).IgnoreError();
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the system gives no thread for the operation (", error.what(),
+                     "): raise its limit of processes or stop others"));
+  }
+  const std::vector<std::string> gone = state.TakeOldest();
+  lock.unlock();
+  for (const std::string& id : gone) {
+    if (const absl::Status removed = state.store.Remove(id); !removed.ok()) {
+      LogWarning(absl::StrCat("the record of operation ", id,
+                              " is of no use and stays: ", removed.message()));
+    }
+  }
   return first;
 }
 

@@ -3,9 +3,10 @@
 // Every operation runs on its own thread. Its record is on disk before Start returns and again
 // before the end is shown to anyone, so an acknowledged operation is never lost: after a crash it
 // shows up as FAILED (see operation_store.h). If the disk refuses the final record, the end is
-// logged and shown all the same. Stages and ends go to the log with the operation's id.
-// Thread-safe. The destructor shuts down and waits for all work, however long it takes, because the
-// work uses what its caller owns.
+// logged and shown all the same. Stages and ends go to the log with the operation's id. Of those
+// that have ended the last kEndedOperationsKept to end are kept, in memory and on disk; whenever
+// one starts, earlier ones go. Thread-safe. The destructor shuts down and waits for all work,
+// however long it takes, because the work uses what its caller owns.
 #pragma once
 
 #include <chrono>
@@ -21,6 +22,8 @@
 #include "server/registry/operation_store.h"
 
 namespace laplaced {
+
+inline constexpr int64_t kEndedOperationsKept = 1000;
 
 // A record plus its progress (which lives in memory only).
 struct OperationSnapshot {
@@ -70,8 +73,11 @@ class Operations {
   Operations(const Operations&) = delete;
   Operations& operator=(const Operations&) = delete;
 
-  // RESOURCE_EXHAUSTED if `max_running` operations run; UNAVAILABLE after Shutdown; an error of the
-  // disk if the record cannot be written.
+  // What Start would say now of the number of operations: for callers whose preparations are long.
+  absl::Status CheckRoom() const;
+
+  // RESOURCE_EXHAUSTED if `max_running` operations run or the system gives no thread; UNAVAILABLE
+  // after Shutdown; an error of the disk if the record cannot be written.
   absl::StatusOr<OperationSnapshot> Start(const std::string& description, Work work);
 
   // Get and Cancel: NOT_FOUND.

@@ -28,7 +28,9 @@ class TorchFitService : public FitService {
         operations_(operations),
         crew_(crew) {}
 
-  absl::StatusOr<OperationSnapshot> Start(const FitRequest& request) override {
+  absl::StatusOr<OperationSnapshot> Start(const FitRequest& request,
+                                          const ComputeContext& caller) override {
+    LAPLACED_RETURN_IF_ERROR(operations_.CheckRoom());
     LAPLACED_ASSIGN_OR_RETURN(const auto served, host_.Pin(request.model, request.version));
     const auto model = static_cast<const TorchServedModel&>(*served).model();
     LAPLACED_ASSIGN_OR_RETURN(Dataset training,
@@ -40,14 +42,16 @@ class TorchFitService : public FitService {
     const auto enough = [this](int64_t n) { return n >= crew_->size(); };
     if (crew_ == nullptr || !enough(job.risk->size()) ||
         (job.validation.size() > 0 && !enough(job.validation.size()))) {
-      return Launch("fit", std::move(job));
+      return Launch("fit", std::move(job), "", caller);
     }
     FitRequest pinned = request;
     pinned.version = job.record.version;
-    return Launch("fit", std::move(job), pinned);
+    return Launch("fit", std::move(job), "", caller, pinned);
   }
 
-  absl::StatusOr<OperationSnapshot> StartUpdate(const UpdateRequest& request) override {
+  absl::StatusOr<OperationSnapshot> StartUpdate(const UpdateRequest& request,
+                                                const ComputeContext& caller) override {
+    LAPLACED_RETURN_IF_ERROR(operations_.CheckRoom());
     LAPLACED_ASSIGN_OR_RETURN(const auto served, host_.Pin(request.model, request.version));
     const auto model = static_cast<const TorchServedModel&>(*served).model();
     LAPLACED_ASSIGN_OR_RETURN(const PosteriorRecord known,
@@ -97,10 +101,12 @@ class TorchFitService : public FitService {
           "thresholds");
     }
     job.activate = !request.keep_inactive;
-    return Launch("update", std::move(job));
+    return Launch("update", std::move(job), request.posterior_id.empty() ? known.id : "", caller);
   }
 
-  absl::StatusOr<OperationSnapshot> StartCalibrate(const CalibrateRequest& request) override {
+  absl::StatusOr<OperationSnapshot> StartCalibrate(const CalibrateRequest& request,
+                                                   const ComputeContext& caller) override {
+    LAPLACED_RETURN_IF_ERROR(operations_.CheckRoom());
     LAPLACED_ASSIGN_OR_RETURN(const auto served, host_.Pin(request.model, request.version));
     CalibrationJob job;
     job.model = static_cast<const TorchServedModel&>(*served).model();
@@ -135,13 +141,17 @@ class TorchFitService : public FitService {
     LAPLACED_ASSIGN_OR_RETURN(
         const std::string made,
         repository_.PosteriorFolder({job.record.model, job.record.version}, job.record.id));
-    return operations_.Start(
-        description, [this, made, job = std::move(job)](OperationHandle& handle) {
-          return Activate(job.record, job.activate, RunCalibrationJob(job, made, handle));
-        });
+    const std::string instead_of = request.posterior_id.empty() ? known.id : "";
+    return Begin(caller, description,
+                 [this, made, instead_of, job = std::move(job)](OperationHandle& handle) {
+                   return Activate(job.record, job.activate, instead_of,
+                                   RunCalibrationJob(job, made, handle));
+                 });
   }
 
-  absl::StatusOr<OperationSnapshot> StartNewton(const NewtonRequest& request) override {
+  absl::StatusOr<OperationSnapshot> StartNewton(const NewtonRequest& request,
+                                                const ComputeContext& caller) override {
+    LAPLACED_RETURN_IF_ERROR(operations_.CheckRoom());
     LAPLACED_ASSIGN_OR_RETURN(const auto served, host_.Pin(request.model, request.version));
     const auto model = static_cast<const TorchServedModel&>(*served).model();
     LAPLACED_ASSIGN_OR_RETURN(Dataset training,
@@ -155,8 +165,8 @@ class TorchFitService : public FitService {
         NewtonJob job, PrepareNewton(model, request, std::move(training), std::move(held_out)));
     const std::string description =
         absl::StrCat("newton step ", model->info.name, "/", model->info.version);
-    return operations_.Start(
-        description,
+    return Begin(
+        caller, description,
         [this, job = std::move(job)](OperationHandle& handle) -> absl::StatusOr<OperationResult> {
           LAPLACED_ASSIGN_OR_RETURN(const NewtonOutcome outcome,
                                     RunNewtonJob(job, repository_, handle));
@@ -239,40 +249,53 @@ class TorchFitService : public FitService {
     return record;
   }
 
-  // On the ranks of the crew if there is a request for them.
+  absl::StatusOr<OperationSnapshot> Begin(const ComputeContext& caller,
+                                          const std::string& description, Operations::Work work) {
+    LAPLACED_RETURN_IF_ERROR(caller.Check());
+    return operations_.Start(description, std::move(work));
+  }
+
+  // On the ranks of the crew if there is a request for them. `instead_of` as in Activate.
   absl::StatusOr<OperationSnapshot> Launch(const std::string& what, FitJob job,
+                                           const std::string& instead_of,
+                                           const ComputeContext& caller,
                                            absl::optional<FitRequest> request = absl::nullopt) {
     const std::string description =
         absl::StrCat(what, " ", job.record.model, "/", job.record.version);
     LAPLACED_ASSIGN_OR_RETURN(
         const std::string folder,
         repository_.PosteriorFolder({job.record.model, job.record.version}, job.record.id));
-    return operations_.Start(description, [this, folder, job = std::move(job),
-                                           request = std::move(request)](OperationHandle& handle) {
-      const absl::Status saved =
-          request ? FitTogether(job, *request, folder, handle) : RunFitJob(job, folder, handle);
-      return Activate(job.record, job.activate, saved);
-    });
+    return Begin(caller, description,
+                 [this, folder, instead_of, job = std::move(job),
+                  request = std::move(request)](OperationHandle& handle) {
+                   const absl::Status saved = request ? FitTogether(job, *request, folder, handle)
+                                                      : RunFitJob(job, folder, handle);
+                   return Activate(job.record, job.activate, instead_of, saved);
+                 });
   }
 
   absl::Status FitTogether(const FitJob& whole, const FitRequest& request,
                            const std::string& folder, OperationHandle& handle) {
-    return crew_->Fit(request, [&](const Ranks& ranks) {
-      FitJob mine = whole;
-      mine.risk = std::make_shared<EmpiricalRisk>(*whole.risk);
-      mine.risk->ranks = &ranks;
-      mine.risk->data = whole.risk->data.PartOf(ranks);
-      if (whole.validation.size() > 0) mine.validation = whole.validation.PartOf(ranks);
-      return RunFitJob(mine, folder, handle);
-    });
+    return crew_->Fit(
+        request, [&] { return handle.cancelled(); },
+        [&](const Ranks& ranks) {
+          FitJob mine = whole;
+          mine.risk = std::make_shared<EmpiricalRisk>(*whole.risk);
+          mine.risk->ranks = &ranks;
+          mine.risk->data = whole.risk->data.PartOf(ranks);
+          if (whole.validation.size() > 0) mine.validation = whole.validation.PartOf(ranks);
+          return RunFitJob(mine, folder, handle);
+        });
   }
 
-  // The end of an operation that has saved a posterior, or has not: its id.
+  // The end of an operation that has saved a posterior, or has not: its id. `instead_of`: the
+  // posterior that it takes the place of; empty: whichever is active.
   absl::StatusOr<std::string> Activate(const PosteriorRecord& record, bool activate,
-                                       const absl::Status& saved) {
+                                       const std::string& instead_of, const absl::Status& saved) {
     if (!saved.ok()) return saved;
     if (!activate) return record.id;
-    const absl::Status status = host_.ActivatePosterior(record.model, record.version, record.id);
+    const absl::Status status =
+        host_.ActivatePosterior(record.model, record.version, record.id, instead_of);
     if (!status.ok()) {
       return absl::Status(status.code(), absl::StrCat("posterior ", record.id,
                                                       " was made and saved, but activating it "

@@ -52,6 +52,8 @@ class TorchModelHost : public ModelHost {
       std::lock_guard<std::mutex> lock(mutex_);
       if (const auto it = loaded_.find(key); it != loaded_.end()) return it->second->info();
     }
+    // There may be any number of such names, and it may come later: no failure of a model.
+    LAPLACED_RETURN_IF_ERROR(repository_.ModelFolder(found).status());
     const auto loaded = LoadVersion(found);
     if (!loaded.ok()) {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -110,7 +112,8 @@ class TorchModelHost : public ModelHost {
   }
 
   absl::Status ActivatePosterior(const std::string& name, int64_t version,
-                                 const std::string& posterior_id) override {
+                                 const std::string& posterior_id,
+                                 const std::string& instead_of) override {
     std::lock_guard<std::mutex> changing(changing_);
     std::shared_ptr<const TorchServedModel> current;
     {
@@ -118,6 +121,14 @@ class TorchModelHost : public ModelHost {
       LAPLACED_ASSIGN_OR_RETURN(current, FindLoaded(name, version));
     }
     const ModelVersion found{current->info().name, current->info().version};
+    if (!instead_of.empty()) {
+      LAPLACED_ASSIGN_OR_RETURN(const std::string active, repository_.ActivePosterior(found));
+      if (active != instead_of) {
+        return absl::AbortedError(absl::StrCat("it was to take the place of ", instead_of, ", but ",
+                                               active.empty() ? "none" : active,
+                                               " has become the active posterior meanwhile"));
+      }
+    }
     LAPLACED_ASSIGN_OR_RETURN(auto next, WithPosterior(*current, posterior_id));
     LAPLACED_RETURN_IF_ERROR(repository_.SetActivePosterior(found, posterior_id));
     Put({found.name, found.version}, std::move(next));

@@ -136,7 +136,7 @@ TEST_F(ModelKeeperTest, AVersionWithoutPosteriorWaitsBesideTheOneThatAnswers) {
   host_.bare.insert({"net", 3});
   keeper.Look();
   EXPECT_THAT(Diary(), ElementsAre("+net/3", "-net/2"));
-  ASSERT_THAT(host_.ActivatePosterior("net", 3, "p-2"), IsOk());
+  ASSERT_THAT(host_.ActivatePosterior("net", 3, "p-2", ""), IsOk());
   keeper.Look();
   EXPECT_THAT(Diary(), ElementsAre("-net/1"));
 }

@@ -206,7 +206,7 @@ TEST(ServerTest, EveryModelHasItsHealth) {
   EXPECT_EQ(health("net/1").status, kServing);
   EXPECT_EQ(health("net/2").code, StatusCode::NOT_FOUND);
   EXPECT_EQ(health("bare").status, kNotServing);
-  ASSERT_THAT(server.host->ActivatePosterior("bare", 1, "p-7"), IsOk());
+  ASSERT_THAT(server.host->ActivatePosterior("bare", 1, "p-7", ""), IsOk());
   EXPECT_EQ(health("bare").status, kServing);
   EXPECT_EQ(health("bare/1").status, kServing);
 

@@ -126,7 +126,8 @@ class IdentityHost final : public ModelHost {
     return Pin(name, version);
   }
   std::vector<int64_t> LoadedVersions(const std::string&) const override { return {1}; }
-  absl::Status ActivatePosterior(const std::string&, int64_t, const std::string&) override {
+  absl::Status ActivatePosterior(const std::string&, int64_t, const std::string&,
+                                 const std::string&) override {
     return Fixed();
   }
   absl::Status DeletePosterior(const std::string&, int64_t, const std::string&) override {

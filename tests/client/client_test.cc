@@ -391,6 +391,10 @@ TEST(Posteriors, AreDeletedAlsoWhenAnAnswerWasLost) {
   server.FailNext("DeletePosterior", grpc::Status(grpc::StatusCode::UNAVAILABLE, "cut off"));
   EXPECT_TRUE(client->DeletePosterior("digits", 0, "p-9").ok());
   EXPECT_EQ(server.Calls("DeletePosterior"), 4);
+  // What was refused has not been done.
+  server.FailNext("DeletePosterior", ErrorWithRetryDelay(grpc::StatusCode::RESOURCE_EXHAUSTED,
+                                                         "queue is full", absl::Milliseconds(1)));
+  EXPECT_EQ(client->DeletePosterior("digits", 0, "p-9").code(), absl::StatusCode::kNotFound);
   server.FailNext("DeletePosterior", grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "active"));
   EXPECT_EQ(client->DeletePosterior("digits", 0, "p-1").code(),
             absl::StatusCode::kFailedPrecondition);

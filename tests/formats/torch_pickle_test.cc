@@ -168,6 +168,15 @@ TEST(TorchPickleTest, ReadsTensorsOfALegacyFile) {
   EXPECT_EQ(weights->at("w").data<float>()[0], 2);
 }
 
+TEST(TorchPickleTest, TheStrideOfASingleRowMeansNothing) {
+  const auto weights = ReadObject(
+      Dict("w", Tensor(Storage(Int(4)), Int(1), Int(1) + Int(2), Long(INT64_MAX) + Int(2))));
+  ASSERT_THAT(weights, IsOk());
+  EXPECT_THAT(weights->at("w").shape, ElementsAre(1, 2));
+  EXPECT_EQ(weights->at("w").data<float>()[0], 2);
+  EXPECT_EQ(weights->at("w").data<float>()[1], 4);
+}
+
 TEST(TorchPickleTest, ReadsAnOrderedDictOfPython2) {
   const std::string pair = "](U\x01w" + Tensor(Storage(Int(4)), Int(0), Int(4), Int(1)) + "e";
   const auto weights = ReadObject(Name("collections", "OrderedDict") + "](" + pair + "e\x85R");

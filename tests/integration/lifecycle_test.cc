@@ -162,6 +162,79 @@ TEST_F(LifecycleTest, APosteriorBelongsToTheVersionThatItWasCopiedTo) {
   EXPECT_EQ(client->Predict(Request())->posterior_id, *updated);
 }
 
+TEST_F(LifecycleTest, UpdatesAtTheSameTimeLoseNoExamples) {
+  laplace::v1::ServerConfig changes;
+  changes.set_max_concurrent_fits(2);
+  world_.Start(changes);
+  const auto client = world_.Connect();
+  world_.Fit(*client);
+  client::UpdateRequest update;
+  update.model = "mlp";
+  std::vector<std::string> data, operations;
+  Array more = world_.train_inputs();
+  for (int i = 0; i < 2; ++i) {
+    more.bytes[3] ^= 1 << i;
+    const auto uploaded = client->EnsureDataset(more, world_.train_targets());
+    ASSERT_THAT(uploaded, IsOk());
+    data.push_back(uploaded->id);
+  }
+  for (const std::string& id : data) {
+    update.dataset_id = id;
+    const auto started = client->StartUpdate(update);
+    ASSERT_THAT(started, IsOk());
+    operations.push_back(started->id);
+  }
+  std::vector<std::string> succeeded, aborted;
+  for (size_t i = 0; i < operations.size(); ++i) {
+    ASSERT_TRUE(Eventually([&] { return client->GetOperation(operations[i])->finished(); }));
+    const auto ended = client->GetOperation(operations[i]);
+    ASSERT_THAT(ended, IsOk());
+    if (ended->error_code == absl::StatusCode::kOk) {
+      succeeded.push_back(data[i]);
+    } else {
+      EXPECT_EQ(ended->error_code, absl::StatusCode::kAborted);
+      EXPECT_THAT(ended->error_message, AllOf(HasSubstr("made and saved"), HasSubstr("meanwhile")));
+      aborted.push_back(data[i]);
+    }
+  }
+  const auto active = client->GetPosterior("mlp");
+  ASSERT_THAT(active, IsOk());
+  EXPECT_THAT(active->updated_dataset_ids, ::testing::UnorderedElementsAreArray(succeeded));
+  // Again, to the posterior that took the place.
+  for (const std::string& id : aborted) {
+    update.dataset_id = id;
+    EXPECT_THAT(client->Update(update), IsOk());
+  }
+  EXPECT_THAT(client->GetPosterior("mlp")->updated_dataset_ids,
+              ::testing::UnorderedElementsAreArray(data));
+}
+
+TEST_F(LifecycleTest, AFitThatFindsNoRoomReadsNoData) {
+  world_.Start();
+  const auto client = world_.Connect();
+  const client::FitRequest fit = world_.FitRequest(*client);
+  const auto first = client->StartFit(fit);
+  ASSERT_THAT(first, IsOk());
+  client::FitRequest without_data = fit;
+  without_data.train_dataset_id = "sha256-" + std::string(64, '0');
+  const auto second = client->StartFit(without_data);
+  // Unless the first was very quick.
+  if (!client->GetOperation(first->id)->finished()) {
+    EXPECT_THAT(second, StatusIs(absl::StatusCode::kResourceExhausted));
+  }
+}
+
+TEST_F(LifecycleTest, AVersionThatIsNotThereHasNotFailed) {
+  world_.Start();
+  const auto client = world_.Connect();
+  EXPECT_THAT(client->LoadModel("mlp", 7), StatusIs(absl::StatusCode::kNotFound, HasSubstr("7")));
+  CopyVersion(7);
+  const auto model = client->GetModel("mlp", 7);
+  ASSERT_THAT(model, IsOk());
+  EXPECT_EQ(model->state, client::ModelState::kAvailable);
+  EXPECT_THAT(client->LoadModel("mlp", 7), IsOk());
+}
+
 TEST_F(LifecycleTest, MemoryIsCheckedBeforeAModelIsRead) {
   world_.Start();
   {

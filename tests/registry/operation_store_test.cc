@@ -74,6 +74,16 @@ TEST_F(OperationStoreTest, KeepsEndedRecordsAsTheyAre) {
   for (size_t i = 0; i < 3; ++i) ExpectSame(again.recovered()[i], records[i]);
 }
 
+TEST_F(OperationStoreTest, RemovesARecordOnce) {
+  const OperationStore store = Open();
+  ASSERT_THAT(store.Save(Record("a", OperationState::kSucceeded)), IsOk());
+  ASSERT_THAT(store.Save(Record("b", OperationState::kSucceeded)), IsOk());
+  EXPECT_THAT(store.Remove("a"), IsOk());
+  EXPECT_THAT(store.Remove("a"), IsOk());
+  EXPECT_THAT(NamesIn(folder_), ElementsAre("b.json"));
+  EXPECT_THAT(store.Remove("../b"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("id")));
+}
+
 TEST_F(OperationStoreTest, ReplacesTheRecordOfAnOperation) {
   const OperationStore store = Open();
   ASSERT_THAT(store.Save(Record("a", OperationState::kRunning)), IsOk());

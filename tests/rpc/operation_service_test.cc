@@ -1,5 +1,6 @@
 #include "server/rpc/operation_service.h"
 
+#include <chrono>
 #include <string>
 #include <thread>
 #include <vector>
@@ -186,6 +187,44 @@ TEST(OperationServiceTest, GetAndListShowOperationsNewestFirst) {
   ASSERT_EQ(list.operations_size(), 2);
   EXPECT_EQ(list.operations(0).id(), second);
   EXPECT_EQ(list.operations(1).id(), first);
+}
+
+TEST(OperationServiceTest, AFitThatNobodyWaitsForAnyMoreDoesNotStart) {
+  TestServer server;
+  Event reading, go;
+  server.fits->SetPrepare([&] {
+    reading.Set();
+    EXPECT_TRUE(go.Wait());
+  });
+  v1::FitPosteriorRequest request;
+  request.set_model("net");
+  request.set_train_dataset_id("sha256-0");
+  v1::FitPosteriorResponse response;
+  grpc::ClientContext context;
+  std::thread impatient([&] {
+    EXPECT_TRUE(reading.Wait());
+    context.TryCancel();
+  });
+  const grpc::Status status = server.posteriors->FitPosterior(&context, request, &response);
+  EXPECT_EQ(status.error_code(), StatusCode::CANCELLED);
+  impatient.join();
+  // The next call waits for its turn behind the one that nobody wants.
+  std::thread late([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    go.Set();
+  });
+  server.fits->SetPrepare(nullptr);
+  v1::ListPosteriorsRequest list;
+  list.set_model("net");
+  v1::ListPosteriorsResponse listed;
+  EXPECT_TRUE(
+      Call(*server.posteriors, &v1::PosteriorService::Stub::ListPosteriors, list, &listed).ok());
+  late.join();
+  v1::ListOperationsResponse operations;
+  EXPECT_TRUE(Call(*server.operations, &v1::OperationService::Stub::ListOperations,
+                   v1::ListOperationsRequest(), &operations)
+                  .ok());
+  EXPECT_EQ(operations.operations_size(), 0);
 }
 
 TEST(OperationServiceTest, FitBeyondTheLimitIsRefusedWithATimeToRetry) {

@@ -1,5 +1,9 @@
 #include "server/serving/operations.h"
 
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -11,17 +15,39 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/event.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_folder.h"
 
+// Sanitizers start threads their own way.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define LAPLACED_TEST_THREADS 1
+#endif
+
+#ifdef LAPLACED_TEST_THREADS
+namespace {
+std::atomic<bool> no_more_threads{false};
+}
+
+// Stands before the C library's.
+extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attributes,
+                              void* (*run)(void*), void* argument) {
+  if (no_more_threads) return EAGAIN;
+  using Create = int (*)(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
+  static const auto create = reinterpret_cast<Create>(dlsym(RTLD_NEXT, "pthread_create"));
+  return create(thread, attributes, run, argument);
+}
+#endif
+
 namespace laplaced {
 namespace {
 
 using test_support::Event;
 using test_support::IsOk;
+using test_support::NamesIn;
 using test_support::StatusIs;
 using test_support::TempFolder;
 using ::testing::ElementsAre;
@@ -106,6 +132,58 @@ TEST_F(OperationsTest, SuccessCarriesTheResult) {
   EXPECT_GE(end.record.end_time, end.record.start_time);
 }
 
+TEST_F(OperationsTest, OldOnesGoWhenThereAreTooMany) {
+  const auto old = [](int64_t i) { return absl::StrFormat("op-20260101t000000.000z-%06d", i); };
+  {
+    const auto store = OperationStore::Open(folder_.path());
+    ASSERT_THAT(store, IsOk());
+    for (int64_t i = 0; i < kEndedOperationsKept + 2; ++i) {
+      OperationRecord record;
+      record.id = old(i);
+      record.state = OperationState::kSucceeded;
+      record.start_time = "2026-01-01T00:00:00Z";
+      ASSERT_THAT(store->Save(record), IsOk());
+    }
+  }
+  auto operations = Open();
+  EXPECT_EQ(operations->List().size(), kEndedOperationsKept + 2);
+  const auto running = operations->Start("fit a/1", RunUntilCancelled);
+  ASSERT_THAT(running, IsOk());
+
+  const std::vector<OperationSnapshot> left = operations->List();
+  EXPECT_EQ(left.size(), kEndedOperationsKept + 1);
+  EXPECT_EQ(left.front().record.id, running->record.id);
+  EXPECT_EQ(left.back().record.id, old(2));
+  EXPECT_THAT(operations->Get(old(1)),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("1000 that ended last")));
+  EXPECT_THAT(operations->Get(old(2)), IsOk());
+  EXPECT_EQ(NamesIn(folder_.path()).size(), kEndedOperationsKept + 1);
+}
+
+TEST_F(OperationsTest, WhatEndsLastStaysHoweverLongAgoItBegan) {
+  auto operations = Open();
+  Event end;
+  const auto slow = operations->Start("fit a/1", [&](OperationHandle&) {
+    EXPECT_TRUE(end.Wait());
+    return std::string("p-slow");
+  });
+  ASSERT_THAT(slow, IsOk());
+  std::string first;
+  for (int64_t i = 0; i < kEndedOperationsKept; ++i) {
+    const OperationSnapshot quick = RunToEnd(*operations, Succeed);
+    if (i == 0) first = quick.record.id;
+  }
+  end.Set();
+  Watcher watcher;
+  const auto subscription = operations->Subscribe(slow->record.id, watcher.Callback());
+  watcher.WaitForEnd();
+  operations->Unsubscribe(*subscription);
+  RunToEnd(*operations, Succeed);
+  RunToEnd(*operations, Succeed);
+  EXPECT_THAT(operations->Get(slow->record.id), IsOk());
+  EXPECT_THAT(operations->Get(first), StatusIs(absl::StatusCode::kNotFound));
+}
+
 TEST_F(OperationsTest, FailureCarriesCodeAndMessage) {
   auto operations = Open();
   const OperationSnapshot end = RunToEnd(
@@ -167,6 +245,57 @@ TEST_F(OperationsTest, EndIsRecordedOnceTheDiskTakesIt) {
   ASSERT_THAT(found, IsOk());
   EXPECT_EQ(found->record.state, OperationState::kSucceeded);
   EXPECT_EQ(found->record.posterior_id, "p-1");
+}
+
+TEST_F(OperationsTest, EndIsRecordedAlsoWhileAnotherReportsAllTheTime) {
+  auto operations = Open();
+  const OperationSnapshot end =
+      RunToEnd(*operations, [this](OperationHandle&) -> absl::StatusOr<std::string> {
+        std::filesystem::remove_all(folder_.path());
+        return std::string("p-1");
+      });
+  std::filesystem::create_directories(folder_.path());
+  const auto busy =
+      operations->Start("fit a/1", [](OperationHandle& handle) -> absl::StatusOr<std::string> {
+        for (int64_t i = 0; !handle.cancelled(); ++i) {
+          handle.Report("directions", i, 0, 0.5);
+          std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        }
+        return absl::CancelledError("stopped");
+      });
+  ASSERT_THAT(busy, IsOk());
+  const std::string path = absl::StrFormat("%s/%s.json", folder_.path(), end.record.id);
+  const auto give_up = std::chrono::steady_clock::now() + test_support::kTestPatience;
+  while (!std::filesystem::exists(path) && std::chrono::steady_clock::now() < give_up) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  EXPECT_TRUE(std::filesystem::exists(path));
+  EXPECT_EQ(operations->Get(busy->record.id)->record.state, OperationState::kRunning);
+}
+
+#ifdef LAPLACED_TEST_THREADS
+TEST_F(OperationsTest, WithoutAThreadNothingIsLeftBehind) {
+  auto operations = Open(/*max_running=*/1);
+  no_more_threads = true;
+  const auto refused = operations->Start("fit a/1", Succeed);
+  no_more_threads = false;
+  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("thread")));
+  EXPECT_THAT(operations->List(), IsEmpty());
+  EXPECT_THAT(NamesIn(folder_.path()), IsEmpty());
+  EXPECT_EQ(RunToEnd(*operations, Succeed).record.state, OperationState::kSucceeded);
+  EXPECT_TRUE(operations->Shutdown(std::chrono::steady_clock::now()));
+}
+#endif
+
+TEST_F(OperationsTest, RoomIsWhatStartWouldFind) {
+  auto operations = Open(/*max_running=*/1);
+  EXPECT_THAT(operations->CheckRoom(), IsOk());
+  const auto started = operations->Start("fit a/1", RunUntilCancelled);
+  ASSERT_THAT(started, IsOk());
+  EXPECT_THAT(operations->CheckRoom(),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("max_concurrent_fits")));
+  operations->Shutdown();
+  EXPECT_THAT(operations->CheckRoom(), StatusIs(absl::StatusCode::kUnavailable));
 }
 
 TEST_F(OperationsTest, CancelStopsTheWork) {

@@ -276,7 +276,7 @@ class FakeModelHost : public ModelHost {
     return versions;
   }
   absl::Status ActivatePosterior(const std::string& name, int64_t version,
-                                 const std::string& posterior_id) override {
+                                 const std::string& posterior_id, const std::string&) override {
     std::unique_lock<std::mutex> lock(mutex_);
     const auto found = Find(name, version);
     if (!found.ok()) return found.status();
@@ -336,28 +336,34 @@ class FakeFitService : public FitService {
  public:
   FakeFitService(ModelHost& host, Operations& operations) : host_(host), operations_(operations) {}
 
-  absl::StatusOr<OperationSnapshot> Start(const FitRequest& request) override {
+  absl::StatusOr<OperationSnapshot> Start(const FitRequest& request,
+                                          const ComputeContext& caller) override {
     const auto info = host_.Get(request.model, request.version);
     if (!info.ok()) return info.status();
+    if (on_prepare_) on_prepare_();
+    if (absl::Status wanted = caller.Check(); !wanted.ok()) return wanted;
     std::lock_guard<std::mutex> lock(mutex_);
     last_request_ = request;
     return operations_.Start(absl::StrCat("fit ", info->name, "/", info->version), work_);
   }
-  absl::StatusOr<OperationSnapshot> StartUpdate(const UpdateRequest& request) override {
+  absl::StatusOr<OperationSnapshot> StartUpdate(const UpdateRequest& request,
+                                                const ComputeContext&) override {
     const auto record = GetPosterior(request.model, request.version, request.posterior_id);
     if (!record.ok()) return record.status();
     std::lock_guard<std::mutex> lock(mutex_);
     last_update_ = request;
     return operations_.Start(absl::StrCat("update ", record->id), work_);
   }
-  absl::StatusOr<OperationSnapshot> StartCalibrate(const CalibrateRequest& request) override {
+  absl::StatusOr<OperationSnapshot> StartCalibrate(const CalibrateRequest& request,
+                                                   const ComputeContext&) override {
     const auto record = GetPosterior(request.model, request.version, request.posterior_id);
     if (!record.ok()) return record.status();
     std::lock_guard<std::mutex> lock(mutex_);
     last_calibrate_ = request;
     return operations_.Start(absl::StrCat("calibrate ", record->id), work_);
   }
-  absl::StatusOr<OperationSnapshot> StartNewton(const NewtonRequest& request) override {
+  absl::StatusOr<OperationSnapshot> StartNewton(const NewtonRequest& request,
+                                                const ComputeContext&) override {
     const auto info = host_.Get(request.model, request.version);
     if (!info.ok()) return info.status();
     std::lock_guard<std::mutex> lock(mutex_);
@@ -400,6 +406,9 @@ class FakeFitService : public FitService {
     std::lock_guard<std::mutex> lock(mutex_);
     work_ = std::move(work);
   }
+  // Runs in every Start of a fit, before the operation begins: what reads the data would take so
+  // long.
+  void SetPrepare(std::function<void()> prepare) { on_prepare_ = std::move(prepare); }
   FitRequest last_request() const {
     std::lock_guard<std::mutex> lock(mutex_);
     return last_request_;
@@ -422,6 +431,7 @@ class FakeFitService : public FitService {
   Operations& operations_;
   mutable std::mutex mutex_;
   Operations::Work work_ = [](OperationHandle&) { return std::string("p-1"); };
+  std::function<void()> on_prepare_;
   FitRequest last_request_;
   UpdateRequest last_update_;
   NewtonRequest last_newton_;

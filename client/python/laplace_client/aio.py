@@ -228,7 +228,7 @@ class AsyncClient:
             options=options,
             keep_inactive=keep_inactive,
         )
-        response = await self._call(_api.FIT_POSTERIOR, request)
+        response = await self._call(_api.FIT_POSTERIOR, request, self._options.timeouts.load)
         return types.from_message(Operation, response.operation)
 
     async def update(
@@ -249,7 +249,7 @@ class AsyncClient:
             dataset_id=await self._dataset(data),
             keep_inactive=keep_inactive,
         )
-        response = await self._call(_api.UPDATE_POSTERIOR, request)
+        response = await self._call(_api.UPDATE_POSTERIOR, request, self._options.timeouts.load)
         return await self._result(types.from_message(Operation, response.operation), progress)
 
     async def calibrate(
@@ -274,7 +274,7 @@ class AsyncClient:
             default_ood_score=default_ood_score,
             keep_inactive=keep_inactive,
         )
-        response = await self._call(_api.CALIBRATE_OOD, request)
+        response = await self._call(_api.CALIBRATE_OOD, request, self._options.timeouts.load)
         return await self._result(types.from_message(Operation, response.operation), progress)
 
     async def newton_step(
@@ -298,7 +298,7 @@ class AsyncClient:
             options=options,
             keep_worse=keep_worse,
         )
-        response = await self._call(_api.NEWTON_STEP, request)
+        response = await self._call(_api.NEWTON_STEP, request, self._options.timeouts.load)
         started = types.from_message(Operation, response.operation)
         await self._result(started, progress)
         return await self.get_operation(started.id)

@@ -259,7 +259,7 @@ class Client:
             options=options,
             keep_inactive=keep_inactive,
         )
-        response = self._call(_api.FIT_POSTERIOR, request)
+        response = self._call(_api.FIT_POSTERIOR, request, self._options.timeouts.load)
         return types.from_message(Operation, response.operation)
 
     def update(
@@ -281,7 +281,7 @@ class Client:
             dataset_id=self._dataset(data),
             keep_inactive=keep_inactive,
         )
-        response = self._call(_api.UPDATE_POSTERIOR, request)
+        response = self._call(_api.UPDATE_POSTERIOR, request, self._options.timeouts.load)
         return self._result(types.from_message(Operation, response.operation), progress)
 
     def calibrate(
@@ -307,7 +307,7 @@ class Client:
             default_ood_score=default_ood_score,
             keep_inactive=keep_inactive,
         )
-        response = self._call(_api.CALIBRATE_OOD, request)
+        response = self._call(_api.CALIBRATE_OOD, request, self._options.timeouts.load)
         return self._result(types.from_message(Operation, response.operation), progress)
 
     def newton_step(
@@ -338,7 +338,7 @@ class Client:
             options=options,
             keep_worse=keep_worse,
         )
-        response = self._call(_api.NEWTON_STEP, request)
+        response = self._call(_api.NEWTON_STEP, request, self._options.timeouts.load)
         started = types.from_message(Operation, response.operation)
         self._result(started, progress)
         return self.get_operation(started.id)

@@ -37,8 +37,8 @@ class RetryPolicy:
 class Timeouts:
     """Seconds that calls may take, with all their attempts."""
 
-    call: float = 10.0  # lists, descriptions, activation, starting a fit
-    load: float = 120.0
+    call: float = 10.0  # lists, descriptions, activation
+    load: float = 120.0  # loading a model; starting a fit, which reads its data sets
     predict: float = 60.0  # of one request, and of each answer of a stream, which may be as long as it likes
     upload: float = 900.0
     operation: float = 24 * 3600.0  # following a fit; the fit itself goes on

@@ -28,6 +28,13 @@
 #include "server/observe/log.h"
 #include "server/serving/fit_crew.h"
 
+// Settings of jemalloc, which looks for this name before main(); those of the environment's
+// MALLOC_CONF win. What was freed goes back to the system from a thread of its own, so also while
+// nobody calls.
+extern "C" {
+const char* malloc_conf = "background_thread:true";
+}
+
 namespace laplaced {
 namespace {
 
