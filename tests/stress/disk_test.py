@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Callable
 
@@ -92,6 +93,10 @@ class Case:
 
     def same(self) -> None:
         require(prediction_bits(self.client) == self.before, "the prediction is another one than before")
+        # The end of an operation that the disk refused is tried again every second.
+        end = time.monotonic() + 5
+        while unfinished(self.registry) and time.monotonic() < end:
+            time.sleep(0.05)
         require(not unfinished(self.registry), f"unfinished files stay: {unfinished(self.registry)}")
 
     def works_again(self) -> None:
