@@ -17,6 +17,7 @@
 #include "server/model/batch_norm_guard.h"
 #include "server/model/graph_nodes.h"
 #include "server/model/padding_rows.h"
+#include "server/model/self_updates.h"
 #include "server/model/torch_status.h"
 #include "server/model/torchscript_file.h"
 
@@ -229,6 +230,7 @@ absl::StatusOr<Network> Network::FromModule(torch::jit::Module module,
     LAPLACED_ASSIGN_OR_RETURN(std::vector<Parameter> parameters, CollectParameters(module));
     Network network;
     network.module_ = std::move(module);
+    network.updates_from_itself_ = UpdatesFromItself(network.module_);
     network.parameters_ = std::move(parameters);
     network.input_shape_ = input_shape;
     network.n_outputs_ = n_outputs;
@@ -298,20 +300,24 @@ at::Tensor Network::ForwardWithGraph(const at::Tensor& x) const {
 
 std::pair<at::Tensor, at::Tensor> Network::ForwardAndJvp(const at::Tensor& x,
                                                          const at::Tensor& v) const {
-  at::AutoGradMode with_grad(true);
-  ForwardAdScope scope;
-  ParameterRestorer restorer(parameters_);
-  for (const Parameter& p : parameters_) {
-    at::Tensor tangent = v.narrow(0, p.offset, p.value.numel()).view(p.value.sizes());
-    if (!p.constant_rows.empty()) tangent = tangent.clone();
-    for (const int64_t row : p.constant_rows) tangent[row].zero_();
-    ParameterRestorer::Set(p,
-                           at::_make_dual(p.value, tangent, static_cast<int64_t>(scope.level())));
-  }
-  const at::Tensor dual = RunModule(module_, x);
-  const auto [f, jv] = at::_unpack_dual(dual, static_cast<int64_t>(scope.level()));
-  if (x.size(0) == 1) GuardBatchNormGradients(f);
-  return {f, jv.defined() ? jv.detach().clone() : at::zeros_like(f)};
+  const auto run = [&](bool record) {
+    at::AutoGradMode mode(record);
+    ForwardAdScope scope;
+    ParameterRestorer restorer(parameters_);
+    for (const Parameter& p : parameters_) {
+      at::Tensor tangent = v.narrow(0, p.offset, p.value.numel()).view(p.value.sizes());
+      if (!p.constant_rows.empty()) tangent = tangent.clone();
+      for (const int64_t row : p.constant_rows) tangent[row].zero_();
+      ParameterRestorer::Set(p,
+                             at::_make_dual(p.value, tangent, static_cast<int64_t>(scope.level())));
+    }
+    const auto [f, jv] =
+        at::_unpack_dual(RunModule(module_, x), static_cast<int64_t>(scope.level()));
+    if (record && x.size(0) == 1) GuardBatchNormGradients(f);
+    return std::make_pair(f, jv.defined() ? jv.detach().clone() : at::zeros_like(f));
+  };
+  if (!updates_from_itself_) return run(/*record=*/true);
+  return {ForwardWithGraph(x), run(/*record=*/false).second};
 }
 
 at::Tensor Network::Vjp(const at::Tensor& outputs, const at::Tensor& s) const {

@@ -101,6 +101,7 @@ class Network {
   Network() = default;
 
   torch::jit::Module module_;
+  bool updates_from_itself_ = false;  // self_updates.h
   std::vector<Parameter> parameters_;
   std::vector<std::string> unused_parameters_;
   std::vector<std::string> constant_parameters_;

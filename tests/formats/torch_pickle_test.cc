@@ -71,7 +71,8 @@ TEST(TorchPickleTest, ReadsPlainValues) {
   const std::string tuple =
       Pickled(Tuple(Int(-5) + "K\xff" + "M\x01\x02" + Long(-3) + "\x8a" + std::string(1, '\0') +
                     "N\x88G" + std::string(8, 'f') + Text("t") + "U\x01u" + "]" + "}" + ")"));
-  const auto pickle = ParseTorchPickle(tuple + "rest");
+  const std::string bytes = tuple + "rest";  // whose texts the values are
+  const auto pickle = ParseTorchPickle(bytes);
   ASSERT_THAT(pickle, IsOk());
   EXPECT_EQ(pickle->size, tuple.size());
   const PickleValue& root = pickle->Root();

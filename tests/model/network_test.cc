@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "server/model/self_updates.h"
 #include "tests/reference/networks.h"
 
 namespace laplaced {
@@ -24,6 +25,37 @@ absl::Status Try(const std::vector<std::pair<std::string, std::vector<int64_t>>>
 void ExpectUnsuitable(const absl::Status& status, const std::string& text) {
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr(text));
+}
+
+// A graph that holds itself would hold the parameters' accumulators of gradients, too.
+TEST(NetworkTest, ProductsLeaveNoGraphBehind) {
+  const struct {
+    std::string update;
+    bool from_itself;
+  } cases[] = {{"h += torch.tanh(h)", true},
+               {"h.mul_(torch.sigmoid(h))", true},
+               {"for i in range(2):\n    h += torch.tanh(h)", true},
+               {"g = torch.tanh(h)\n  h += torch.linear(g, self.v)", true},
+               {"h += torch.linear(x, self.w)", false},
+               {"torch.relu_(h)", false},
+               {"h = h + torch.tanh(h)", false}};
+  for (const auto& [update, from_itself] : cases) {
+    const torch::jit::Module module =
+        MakeModule({{"w", {3, 4}}, {"v", {3, 3}}},
+                   absl::StrCat("  h = torch.linear(x, self.w)\n  ", update,
+                                "\n  return torch.linear(h, self.v)\n"),
+                   at::kDouble);
+    EXPECT_EQ(UpdatesFromItself(module), from_itself) << update;
+    const auto network = Network::FromModule(module, {4}, 3);
+    ASSERT_TRUE(network.ok()) << network.status();
+    const at::Tensor x = network->TrialInputs(5);
+    const at::Tensor v = at::ones({network->n_parameters()}, at::kDouble);
+    for (int i = 0; i < 2; ++i) network->ForwardAndJvp(x, v);
+    for (const Parameter& p : network->parameters()) {
+      EXPECT_EQ(torch::autograd::impl::try_get_grad_accumulator(p.value), nullptr)
+          << update << ", " << p.name;
+    }
+  }
 }
 
 TEST(NetworkTest, RefusesWhatLaplaceCannotUse) {

@@ -24,14 +24,13 @@ from pathlib import Path
 
 import numpy as np
 from laplace_client import Client, _api, _requests
-from server import MODEL, Failure, Server, make_registry, prediction_bits, require, rows
+from server import MODEL, Failure, Server, make_registry, may_be_gone, prediction_bits, require, rows
 from workload import TWIN, Ledger, Workload
 
 LONGEST_WORK = 1.2  # seconds from the first call to the kill, at most
 LONGEST_START = 1.0  # likewise from the start, when the server is killed while it starts
 SHARE_OF_STARTS = 0.2
 OLD_DATASETS_LOOKED_AT = 10
-OPERATIONS_KEPT = 1000  # of those that have ended
 
 
 def check_disk(registry: Path) -> None:
@@ -44,9 +43,8 @@ def check_disk(registry: Path) -> None:
 def check_operations(client: Client, ledger: Ledger) -> None:
     found = {operation.id: operation for operation in client.list_operations()}
     for operation_id, posterior in list(ledger.operations.items()):
-        if operation_id not in found:  # ids begin with the time
-            require(len(found) >= OPERATIONS_KEPT and operation_id < min(found),
-                    f"operation {operation_id} was acknowledged and is gone")
+        if operation_id not in found:
+            require(may_be_gone(operation_id, set(found)), f"operation {operation_id} was acknowledged and is gone")
             del ledger.operations[operation_id]
             continue
         operation = found[operation_id]

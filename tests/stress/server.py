@@ -17,10 +17,19 @@ from laplace_client.options import RetryPolicy, Timeouts
 
 CHECKPOINT = Path(__file__).resolve().parents[1] / "data/registry_v1/models/mlp/1"
 MODEL = "mlp"  # 4 numbers to 3 classes, 51 parameters
+OPERATIONS_KEPT = 1000  # of those that have ended: server/serving/operations.h
 START_SECONDS = 300.0  # of a machine that has much else to do
 NO_RETRY = ClientOptions(
     retry=RetryPolicy(max_attempts=1), timeouts=Timeouts(call=60.0, load=60.0, predict=60.0, upload=60.0)
 )
+
+
+def may_be_gone(operation_id: str, listed: set[str]) -> bool:
+    """Whether the server may have dropped it, because there are too many: it keeps those that ended last.
+
+    Ids tell when operations began, in order; what a kill ended, ended a little later than its neighbours.
+    """
+    return len(listed) >= OPERATIONS_KEPT and operation_id < sorted(listed)[20]
 
 
 class Failure(Exception):
