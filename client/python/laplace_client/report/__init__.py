@@ -3,6 +3,6 @@
     python -m laplace_client.report fashion_cnn --out report.html \\
         --id x_test.npy,y_test.npy --ood digits=digits.npy
 
-Needs matplotlib (Debian: python3-matplotlib; pip: laplace-client[report]). In a program,
+Needs matplotlib (Debian: python3-matplotlib; pip: matplotlib). In a program,
 `page.report` makes the text from a model, its posterior, and what `data.evaluate` asked a client.
 """

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         print(
             f"error: {error}. Install matplotlib: python3-matplotlib on Debian, or "
-            "pip install 'laplace-client[report]'",
+            "pip install matplotlib",
             file=sys.stderr,
         )
         return 1
