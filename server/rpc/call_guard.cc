@@ -115,10 +115,10 @@ void CallGuard::Refresh() {
   const std::string problem(read.message());
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    const bool told = problem == problem_;
-    if (read.ok() || !told) problem_ = problem;
-    if (read.ok() || told) return;
+    if (problem == problem_) return;
+    problem_ = problem;
   }
+  if (read.ok()) return;
   LogError("the changed token file cannot be used; the tokens before it stay valid",
            {{"error", problem}});
 }

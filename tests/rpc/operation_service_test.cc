@@ -213,7 +213,6 @@ TEST(OperationServiceTest, AFitThatNobodyWaitsForAnyMoreDoesNotStart) {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
     go.Set();
   });
-  server.fits->SetPrepare(nullptr);
   v1::ListPosteriorsRequest list;
   list.set_model("net");
   v1::ListPosteriorsResponse listed;

@@ -118,6 +118,17 @@ class OperationsTest : public ::testing::Test {
     return last;
   }
 
+  // Runs an operation whose end the disk does not take; then the disk is there again.
+  OperationSnapshot EndWithoutADisk(Operations& operations) const {
+    const OperationSnapshot end =
+        RunToEnd(operations, [this](OperationHandle&) -> absl::StatusOr<std::string> {
+          std::filesystem::remove_all(folder_.path());
+          return std::string("p-1");
+        });
+    std::filesystem::create_directories(folder_.path());
+    return end;
+  }
+
   TempFolder folder_;
 };
 
@@ -233,12 +244,7 @@ TEST_F(OperationsTest, EndIsShownEvenIfTheDiskRefusesItsRecord) {
 
 TEST_F(OperationsTest, EndIsRecordedOnceTheDiskTakesIt) {
   auto operations = Open();
-  const OperationSnapshot end =
-      RunToEnd(*operations, [this](OperationHandle&) -> absl::StatusOr<std::string> {
-        std::filesystem::remove_all(folder_.path());
-        return std::string("p-1");
-      });
-  std::filesystem::create_directories(folder_.path());
+  const OperationSnapshot end = EndWithoutADisk(*operations);
   operations.reset();
   operations = Open();
   const auto found = operations->Get(end.record.id);
@@ -249,12 +255,7 @@ TEST_F(OperationsTest, EndIsRecordedOnceTheDiskTakesIt) {
 
 TEST_F(OperationsTest, EndIsRecordedAlsoWhileAnotherReportsAllTheTime) {
   auto operations = Open();
-  const OperationSnapshot end =
-      RunToEnd(*operations, [this](OperationHandle&) -> absl::StatusOr<std::string> {
-        std::filesystem::remove_all(folder_.path());
-        return std::string("p-1");
-      });
-  std::filesystem::create_directories(folder_.path());
+  const OperationSnapshot end = EndWithoutADisk(*operations);
   const auto busy =
       operations->Start("fit a/1", [](OperationHandle& handle) -> absl::StatusOr<std::string> {
         for (int64_t i = 0; !handle.cancelled(); ++i) {
