@@ -24,18 +24,23 @@ WatchReactor* WatchReactor::Start(Operations& operations, const std::string& id)
       valid.ok() ? operations.Subscribe(
                        id, [reactor](const OperationSnapshot& s) { reactor->OnChange(s); })
                  : valid;
-  if (!subscription.ok()) {
-    reactor->Finish(ToGrpcStatus(subscription.status(), kWatch));
-    return reactor;
+  if (subscription.ok()) {
+    reactor->subscription_ = *subscription;
+  } else {
+    reactor->EndWith(subscription.status());
   }
-  reactor->subscription_ = *subscription;
   return reactor;
 }
 
 WatchReactor* WatchReactor::Refuse(Operations& operations, const absl::Status& status) {
   auto* reactor = new WatchReactor(operations);
-  reactor->Finish(ToGrpcStatus(status, kWatch));
+  reactor->EndWith(status);
   return reactor;
+}
+
+void WatchReactor::EndWith(const absl::Status& status) {
+  finished_ = true;  // or OnCancel finishes it a second time, which gRPC answers with abort()
+  Finish(ToGrpcStatus(status, kWatch));
 }
 
 void WatchReactor::OnChange(const OperationSnapshot& snapshot) {

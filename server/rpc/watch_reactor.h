@@ -32,6 +32,8 @@ class WatchReactor final : public grpc::ServerWriteReactor<laplace::v1::WatchOpe
  private:
   explicit WatchReactor(Operations& operations) : operations_(operations) {}
 
+  // At once, before gRPC knows the reactor.
+  void EndWith(const absl::Status& status);
   void OnChange(const OperationSnapshot& snapshot);
   // Starts the next write if there is something to write. REQUIRES: mutex_ held, no write in
   // flight.

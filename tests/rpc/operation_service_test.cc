@@ -137,6 +137,26 @@ TEST(OperationServiceTest, WatcherThatVanishesLeavesNothingBehind) {
   EXPECT_EQ(Watch(server, id).snapshots.back().state(), v1::OPERATION_STATE_CANCELLED);
 }
 
+// gRPC ends the process if a call is finished twice.
+TEST(OperationServiceTest, ARefusedWatchThatIsCancelledAtOnceEndsOnce) {
+  TestServer server;
+  v1::WatchOperationRequest request;
+  request.set_id("op-x");
+  std::vector<std::thread> callers;
+  for (int t = 0; t < 8; ++t) {
+    callers.emplace_back([&] {
+      for (int i = 0; i < 1000; ++i) {
+        grpc::ClientContext context;
+        const auto stream = server.operations->WatchOperation(&context, request);
+        context.TryCancel();
+        EXPECT_FALSE(stream->Finish().ok());
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(Watch(server, "op-x").status.error_code(), StatusCode::INVALID_ARGUMENT);
+}
+
 TEST(OperationServiceTest, ManyWatchersOfOneOperationAllSeeItsEnd) {
   TestServer server;
   server.fits->SetWork(RunUntilCancelled);

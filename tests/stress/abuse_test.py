@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Clients that hold on to a real laplaced: they connect and say nothing, begin and never end, ask and never read.
+"""Clients that hold on to a real laplaced: they connect and say nothing, begin and never end, ask and never read; and ones that
+vanish as soon as they have asked.
 
-    tests/stress/run.sh BINARY abuse_test.py [--connections 300] [--long]
+    tests/stress/run.sh BINARY abuse_test.py [--connections 300] [--seed N] [--long]
 
 While they do, another client, from another address, is served as before (beside requests that never end some of its calls
 may fail, because gRPC ends whatever comes when its quota is used up), and the server's memory stays within its bounds; when
-they have gone, descriptors and memory come back. --long adds 700 MB of answers that nobody reads.
+they have gone, descriptors and memory come back. --long adds 700 MB of answers that nobody reads, and vanishes six times as long.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from laplace_client import _api, _requests
 from laplace_client.errors import OverloadedError, UnavailableError
 from resources import resources
 from server import MODEL, Failure, Server, make_registry, prediction_bits, require, rows
+from vanish import every_method, vanish
 
 ABUSER = "127.0.0.2"
 PREDICT = "/laplace.v1.PredictionService/Predict"
@@ -220,10 +222,23 @@ def half_sent(target: Target, message_bytes: int) -> None:
     print(f"  {target.released(48)}; {target.calls(20)}")
 
 
+def vanishing(target: Target, seconds: float, seed: int) -> None:
+    """Calls that are cancelled at once, of every method, refused ones among them."""
+    client = target.client
+    known = {"model": MODEL, "name": MODEL, "id": client.list_operations()[0].id,
+             "posterior_id": client.list_posteriors(MODEL)[0].id}
+    calls = vanish(target.address, known, seconds, seed)
+    require(target.server.running(), "the server ended while callers vanished")
+    print(f"  {calls} calls of {len(every_method())} methods, --seed {seed}: {target.grown():+.1f} MB; {target.calls(20)}", flush=True)
+    print(f"  {target.released(60)}")
+
+
 def run(arguments: argparse.Namespace, state: Path) -> None:
     binary = arguments.binary.resolve()
     target = Target(binary, state / "1")
     try:
+        print("callers that vanish:", flush=True)
+        vanishing(target, 120.0 if arguments.long else 20.0, arguments.seed)
         print("half-open connections:", flush=True)
         half_open(target, arguments.connections)
         print("slow readers:", flush=True)
@@ -247,6 +262,7 @@ def main() -> int:
     parser.add_argument("binary", type=Path)
     parser.add_argument("--connections", type=int, default=300)
     parser.add_argument("--long", action="store_true")
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="of the calls that vanish; default: by the clock")
     arguments = parser.parse_args()
     state = Path(tempfile.mkdtemp(prefix="laplaced-abuse-"))
     try:

@@ -104,6 +104,9 @@ class Server:
     def pid(self) -> int:
         return self._process.pid
 
+    def running(self) -> bool:
+        return self._process.poll() is None
+
     def client(self) -> Client:
         return Client(self.address(), NO_RETRY)
 
