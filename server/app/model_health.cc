@@ -39,9 +39,7 @@ void ModelHealth::Begin(const ModelHost& host, grpc::HealthCheckServiceInterface
     host_ = &host;
     service_ = &service;
   }
-  const auto models = host.List();
-  if (!models.ok()) return;
-  for (const ModelInfo& model : *models) {
+  for (const ModelInfo& model : host.Tried()) {
     if (model.state == ModelState::kReady) Update(model.name);
   }
 }

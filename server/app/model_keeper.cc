@@ -45,18 +45,24 @@ void ModelKeeper::Look() {
   }
   unreadable_.clear();
   FollowPosteriors();
-  for (const auto& [name, wanted] : FindWanted(selection_, *present)) Keep(name, wanted);
+  for (const auto& [name, wanted] : FindWanted(selection_, *present)) {
+    if (stop_) return;
+    Keep(name, wanted);
+  }
 }
 
 void ModelKeeper::Keep(const std::string& name, const WantedModel& wanted) {
   std::set<int64_t>& kept = kept_[name];
   bool complete = true;
   for (const int64_t version : wanted.versions) {
+    if (stop_) return;
     if (kept.count(version) == 0) complete = Load({name, version}) && complete;
   }
   if (kept.empty()) {
     auto substitute = wanted.substitutes.rbegin();
-    while (substitute != wanted.substitutes.rend() && !Load({name, *substitute})) ++substitute;
+    while (substitute != wanted.substitutes.rend() && !stop_ && !Load({name, *substitute})) {
+      ++substitute;
+    }
   }
   if (!complete) return;
   const bool all_answer =
@@ -101,14 +107,19 @@ void ModelKeeper::FollowPosteriors() {
   const absl::StatusOr<std::vector<ModelInfo>> models = host_.List();
   if (!models.ok()) return;
   for (const ModelInfo& model : *models) {
+    if (stop_) return;
     const Key key{model.name, model.version};
-    if (model.state != ModelState::kReady || !MayTry(key)) continue;
+    if (model.state != ModelState::kReady) continue;
+    // One that could not be used says nothing of another.
+    const std::string active =
+        repository_.ActivePosterior({model.name, model.version}).value_or("");
+    if (!MayTry(key, active)) continue;
     const absl::StatusOr<bool> refreshed = host_.RefreshPosterior(model.name, model.version);
     if (absl::IsNotFound(refreshed.status()) && !host_.Pin(model.name, model.version).ok()) {
       continue;  // unloaded meanwhile
     }
     if (!refreshed.ok()) {
-      Failed(key, "keeps its posterior, the active one cannot be used", refreshed.status());
+      Failed(key, "keeps its posterior, the active one cannot be used", refreshed.status(), active);
       continue;
     }
     failures_.erase(key);
@@ -119,19 +130,23 @@ void ModelKeeper::FollowPosteriors() {
   }
 }
 
-bool ModelKeeper::MayTry(const Key& key) const {
+bool ModelKeeper::MayTry(const Key& key, const std::string& posterior_id) const {
   const auto found = failures_.find(key);
-  return found == failures_.end() || look_ >= found->second.next;
+  return found == failures_.end() || look_ >= found->second.next ||
+         posterior_id != found->second.posterior_id;
 }
 
-void ModelKeeper::Failed(const Key& key, const std::string& what, const absl::Status& status) {
+void ModelKeeper::Failed(const Key& key, const std::string& what, const absl::Status& status,
+                         const std::string& posterior_id) {
   Failure& failure = failures_[key];
   const std::string message(status.message());
   // The same again is no news.
   if (message != failure.message) {
     LogError(absl::StrCat("model ", Title(key.first, key.second), " ", what), {{"error", message}});
+    failure.pause = 1;
   }
   failure.message = message;
+  failure.posterior_id = posterior_id;
   failure.next = look_ + failure.pause;
   failure.pause = std::min(2 * failure.pause, kLongestPause);
 }
@@ -141,7 +156,7 @@ void ModelKeeper::Watch(double seconds, std::function<void()> on_start) {
     if (start) start();
     std::unique_lock<std::mutex> lock(mutex_);
     const std::chrono::duration<double> pause(seconds);
-    while (!stop_changed_.wait_for(lock, pause, [this] { return stop_; })) {
+    while (!stop_changed_.wait_for(lock, pause, [this] { return stop_.load(); })) {
       lock.unlock();
       Look();
       lock.lock();

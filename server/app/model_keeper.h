@@ -12,6 +12,7 @@
 // version after its checkpoint. Errors of single models never stop the others. Thread-safe.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <map>
@@ -42,7 +43,7 @@ class ModelKeeper {
   void Look();
 
   // Looks every so often from now on, on a thread of its own that runs `on_start` (may be empty)
-  // first; until Stop, which waits for the look that is under way. Once.
+  // first; until Stop, which waits for what the look that is under way loads just now. Once.
   void Watch(double seconds, std::function<void()> on_start);
   void Stop();
 
@@ -50,8 +51,9 @@ class ModelKeeper {
   // Whether something that has failed is to be tried in this look.
   struct Failure {
     std::string message;
-    int64_t pause = 1;  // looks
-    int64_t next = 0;   // number of a look
+    std::string posterior_id;  // that could not be used; empty: the version could not be loaded
+    int64_t pause = 1;         // looks
+    int64_t next = 0;          // number of a look
   };
   using Key = std::pair<std::string, int64_t>;
 
@@ -60,8 +62,9 @@ class ModelKeeper {
   bool Load(const Key& key);
   bool Answers(const Key& key) const;
   void FollowPosteriors();
-  bool MayTry(const Key& key) const;
-  void Failed(const Key& key, const std::string& what, const absl::Status& status);
+  bool MayTry(const Key& key, const std::string& posterior_id = "") const;
+  void Failed(const Key& key, const std::string& what, const absl::Status& status,
+              const std::string& posterior_id = "");
 
   const ModelSelection selection_;
   const Repository& repository_;
@@ -75,7 +78,7 @@ class ModelKeeper {
 
   std::mutex mutex_;
   std::condition_variable stop_changed_;
-  bool stop_ = false;
+  std::atomic<bool> stop_{false};  // set with mutex_ held
   std::thread thread_;
 };
 

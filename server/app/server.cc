@@ -184,10 +184,11 @@ struct Server::Parts {
         ledger(call_metrics),
         batcher(BatchingOptions(settings), serving_metrics, backend.on_compute_thread),
         admin_queue(kMaxWaitingAdminCalls, backend.on_compute_thread),
+        read_queue(kMaxWaitingAdminCalls, nullptr),
         upload_queue(kMaxUploads, nullptr),
-        model_service(*host, admin_queue, *guard),
-        posterior_service({*host, *fits, datasets, operations, admin_queue, upload_queue, *guard,
-                           config.read_only()}),
+        model_service(*host, admin_queue, read_queue, *guard),
+        posterior_service({*host, *fits, datasets, operations, admin_queue, read_queue,
+                           upload_queue, *guard, config.read_only()}),
         operation_service(operations, *guard),
         ood_metrics(metrics),
         prediction_service(
@@ -244,6 +245,7 @@ struct Server::Parts {
   CallLedger ledger;
   Batcher batcher;
   ComputeQueue admin_queue;
+  ComputeQueue read_queue;
   ComputeQueue upload_queue;
   ModelService model_service;
   PosteriorService posterior_service;
@@ -367,7 +369,7 @@ bool Server::Parts::Stop(steady_clock::time_point calls_deadline,
   operations_stop.join();
   keeper.Stop();
   batcher.Shutdown(steady_clock::time_point::min());
-  for (ComputeQueue* queue : {&admin_queue, &upload_queue}) {
+  for (ComputeQueue* queue : {&admin_queue, &read_queue, &upload_queue}) {
     queue->Shutdown(steady_clock::time_point::min());
   }
   server.reset();

@@ -68,14 +68,11 @@ void CollectOperations(const Operations& operations, std::vector<MetricFamily>& 
 }
 
 void CollectModels(const ModelHost& models, std::vector<MetricFamily>& families) {
-  const auto list = models.List();
-  if (!list.ok()) return;
   MetricFamily ready{"laplaced_model_ready",
                      "1 if the model is served, 0 if it failed to load",
                      prometheus::MetricType::Gauge,
                      {}};
-  for (const ModelInfo& model : *list) {
-    if (model.state == ModelState::kAvailable) continue;
+  for (const ModelInfo& model : models.Tried()) {
     ready.metric.push_back(GaugeOf({{"model", absl::StrCat(model.name, "/", model.version)}},
                                    model.state == ModelState::kReady ? 1 : 0));
   }

@@ -18,15 +18,16 @@ constexpr char kUnload[] = "ModelService.UnloadModel";
 
 }  // namespace
 
-ModelService::ModelService(ModelHost& host, ComputeQueue& admin_queue, const CallGuard& guard)
-    : host_(host), queue_(admin_queue), guard_(guard) {}
+ModelService::ModelService(ModelHost& host, ComputeQueue& admin_queue, ComputeQueue& read_queue,
+                           const CallGuard& guard)
+    : host_(host), admin_queue_(admin_queue), read_queue_(read_queue), guard_(guard) {}
 
 grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* call,
                                                    const v1::ListModelsRequest*,
                                                    v1::ListModelsResponse* response) {
   const absl::Status admitted = guard_.Admit(*call, Role::kPredict).status();
   if (!admitted.ok()) return FinishNow(call, kList, admitted);
-  return RunOnQueue(queue_, call, kList, [this, response](const ComputeContext&, double) {
+  return RunOnQueue(read_queue_, call, kList, [this, response](const ComputeContext&, double) {
     const auto models = host_.List();
     if (!models.ok()) return models.status();
     for (const ModelInfo& info : *models) FillModel(info, response->add_models());
@@ -41,12 +42,13 @@ grpc::ServerUnaryReactor* ModelService::GetModel(grpc::CallbackServerContext* ca
   if (!admitted.ok()) return FinishNow(call, kGet, admitted);
   const absl::Status valid = CheckModel("name", request->name(), request->version());
   if (!valid.ok()) return FinishNow(call, kGet, valid);
-  return RunOnQueue(queue_, call, kGet, [this, request, response](const ComputeContext&, double) {
-    const auto info = host_.Get(request->name(), request->version());
-    if (!info.ok()) return info.status();
-    FillModel(*info, response->mutable_model());
-    return absl::OkStatus();
-  });
+  return RunOnQueue(read_queue_, call, kGet,
+                    [this, request, response](const ComputeContext&, double) {
+                      const auto info = host_.Get(request->name(), request->version());
+                      if (!info.ok()) return info.status();
+                      FillModel(*info, response->mutable_model());
+                      return absl::OkStatus();
+                    });
 }
 
 grpc::ServerUnaryReactor* ModelService::LoadModel(grpc::CallbackServerContext* call,
@@ -56,17 +58,18 @@ grpc::ServerUnaryReactor* ModelService::LoadModel(grpc::CallbackServerContext* c
   if (!admitted.ok()) return FinishNow(call, kLoad, admitted);
   const absl::Status valid = CheckModel("name", request->name(), request->version());
   if (!valid.ok()) return FinishNow(call, kLoad, valid);
-  return RunOnQueue(queue_, call, kLoad, [this, request, response](const ComputeContext&, double) {
-    const auto info = host_.Load(request->name(), request->version());
-    if (!info.ok()) {
-      LogWarning(
-          absl::StrCat("could not load model ", request->name(), ": ", info.status().message()));
-      return info.status();
-    }
-    LogInfo(absl::StrCat("loaded model ", info->name, "/", info->version));
-    FillModel(*info, response->mutable_model());
-    return absl::OkStatus();
-  });
+  return RunOnQueue(admin_queue_, call, kLoad,
+                    [this, request, response](const ComputeContext&, double) {
+                      const auto info = host_.Load(request->name(), request->version());
+                      if (!info.ok()) {
+                        LogWarning(absl::StrCat("could not load model ", request->name(), ": ",
+                                                info.status().message()));
+                        return info.status();
+                      }
+                      LogInfo(absl::StrCat("loaded model ", info->name, "/", info->version));
+                      FillModel(*info, response->mutable_model());
+                      return absl::OkStatus();
+                    });
 }
 
 grpc::ServerUnaryReactor* ModelService::UnloadModel(grpc::CallbackServerContext* call,
@@ -76,7 +79,7 @@ grpc::ServerUnaryReactor* ModelService::UnloadModel(grpc::CallbackServerContext*
   if (!admitted.ok()) return FinishNow(call, kUnload, admitted);
   const absl::Status valid = CheckModel("name", request->name(), request->version());
   if (!valid.ok()) return FinishNow(call, kUnload, valid);
-  return RunOnQueue(queue_, call, kUnload, [this, request](const ComputeContext&, double) {
+  return RunOnQueue(admin_queue_, call, kUnload, [this, request](const ComputeContext&, double) {
     absl::Status status = host_.Unload(request->name(), request->version());
     if (status.ok()) LogInfo(absl::StrCat("unloaded model ", request->name()));
     return status;

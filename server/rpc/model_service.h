@@ -14,7 +14,9 @@ namespace laplaced {
 
 class ModelService final : public laplace::v1::ModelService::CallbackService {
  public:
-  ModelService(ModelHost& host, ComputeQueue& admin_queue, const CallGuard& guard);
+  // `read_queue` is for calls that change nothing, which no slow change may hold up.
+  ModelService(ModelHost& host, ComputeQueue& admin_queue, ComputeQueue& read_queue,
+               const CallGuard& guard);
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* call,
                                        const laplace::v1::ListModelsRequest* request,
@@ -31,7 +33,8 @@ class ModelService final : public laplace::v1::ModelService::CallbackService {
 
  private:
   ModelHost& host_;
-  ComputeQueue& queue_;
+  ComputeQueue& admin_queue_;
+  ComputeQueue& read_queue_;
   const CallGuard& guard_;
 };
 

@@ -124,7 +124,7 @@ grpc::ServerUnaryReactor* PosteriorService::ListPosteriors(grpc::CallbackServerC
   const absl::Status valid = CheckModel("model", request->model(), request->version());
   if (!valid.ok()) return FinishNow(call, kList, valid);
   return RunOnQueue(
-      parts_.admin_queue, call, kList, [this, request, response](const ComputeContext&, double) {
+      parts_.read_queue, call, kList, [this, request, response](const ComputeContext&, double) {
         const auto records = parts_.fits.ListPosteriors(request->model(), request->version());
         if (!records.ok()) return records.status();
         const std::string active = ActiveId(request->model(), request->version());
@@ -146,7 +146,7 @@ grpc::ServerUnaryReactor* PosteriorService::GetPosterior(grpc::CallbackServerCon
   }
   if (!valid.ok()) return FinishNow(call, kGet, valid);
   return RunOnQueue(
-      parts_.admin_queue, call, kGet, [this, request, response](const ComputeContext&, double) {
+      parts_.read_queue, call, kGet, [this, request, response](const ComputeContext&, double) {
         const auto record =
             parts_.fits.GetPosterior(request->model(), request->version(), request->posterior_id());
         if (!record.ok()) return WithField(record.status(), "posterior_id");
@@ -217,7 +217,7 @@ grpc::ServerUnaryReactor* PosteriorService::GetDataset(grpc::CallbackServerConte
   if (!admitted.ok()) return FinishNow(call, kGetDataset, admitted);
   const absl::Status valid = CheckId("id", request->id(), "an uploaded data set");
   if (!valid.ok()) return FinishNow(call, kGetDataset, valid);
-  return RunOnQueue(parts_.admin_queue, call, kGetDataset,
+  return RunOnQueue(parts_.read_queue, call, kGetDataset,
                     [this, request, response](const ComputeContext&, double) {
                       const auto files = parts_.datasets.Find(request->id());
                       if (!files.ok()) return RenameField(files.status(), "id");
@@ -236,7 +236,8 @@ grpc::ServerUnaryReactor* PosteriorService::StartOperation(
                                                   double) -> absl::Status {
         const auto started = start(caller);
         // Not of a full disk, which no fit's end makes room on.
-        if (absl::IsResourceExhausted(started.status()) && !parts_.operations.Running().empty()) {
+        if (absl::IsResourceExhausted(started.status()) &&
+            absl::IsResourceExhausted(parts_.operations.CheckRoom())) {
           return WithRetryAfter(started.status(), SecondsUntilFitEnds());
         }
         if (!started.ok()) return started.status();

@@ -28,6 +28,7 @@ class PosteriorService final : public laplace::v1::PosteriorService::CallbackSer
     const DatasetStore& datasets;
     const Operations& operations;
     ComputeQueue& admin_queue;
+    ComputeQueue& read_queue;  // for calls that change nothing, which no slow change may hold up
     ComputeQueue& upload_queue;
     const CallGuard& guard;
     bool read_only = false;

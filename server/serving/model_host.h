@@ -65,6 +65,9 @@ class ModelHost {
 
   // The repository's models with their states, sorted by name then version.
   virtual absl::StatusOr<std::vector<ModelInfo>> List() const = 0;
+  // Those that are loaded or have failed to load, as far as is known without a look at the
+  // repository, which may be on a disk that does not answer. Sorted likewise.
+  virtual std::vector<ModelInfo> Tried() const = 0;
   // `version` 0: the loaded version with the highest number (for Get also: else the highest
   // available).
   virtual absl::StatusOr<ModelInfo> Get(const std::string& name, int64_t version) const = 0;

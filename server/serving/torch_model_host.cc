@@ -24,13 +24,22 @@ class TorchModelHost : public ModelHost {
   absl::StatusOr<std::vector<ModelInfo>> List() const override {
     LAPLACED_ASSIGN_OR_RETURN(const std::vector<ModelVersion> found, repository_.ListModels());
     std::lock_guard<std::mutex> lock(mutex_);
+    std::map<Key, std::string> failures;  // of versions that are still there
     std::map<Key, ModelInfo> infos;
-    for (const ModelVersion& version : found)
-      infos[{version.name, version.version}] = Available(version);
-    for (const auto& [key, model] : loaded_) infos[key] = model->info();
-    std::vector<ModelInfo> list;
-    for (auto& [unused, info] : infos) list.push_back(std::move(info));
-    return list;
+    for (const ModelVersion& version : found) {
+      const Key key{version.name, version.version};
+      infos[key] = Available(version);
+      if (auto failure = failures_.extract(key)) failures.insert(std::move(failure));
+    }
+    failures_ = std::move(failures);
+    return Merged(std::move(infos));
+  }
+
+  std::vector<ModelInfo> Tried() const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::map<Key, ModelInfo> infos;
+    for (const auto& [key, unused] : failures_) infos[key] = Available({key.first, key.second});
+    return Merged(std::move(infos));
   }
 
   absl::StatusOr<ModelInfo> Get(const std::string& name, int64_t version) const override {
@@ -67,17 +76,20 @@ class TorchModelHost : public ModelHost {
   absl::Status Unload(const std::string& name, int64_t version) override {
     LAPLACED_RETURN_IF_ERROR(ValidateName("name", name));
     std::lock_guard<std::mutex> changing(changing_);
-    bool any = false;
+    // To give back gigabytes takes a while, so not while others wait for the lock.
+    std::vector<std::shared_ptr<const TorchServedModel>> unloaded;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       for (auto it = loaded_.begin(); it != loaded_.end();) {
-        const bool matches =
-            it->first.first == name && (version == 0 || it->first.second == version);
-        any |= matches;
-        it = matches ? loaded_.erase(it) : std::next(it);
+        if (it->first.first != name || (version != 0 && it->first.second != version)) {
+          ++it;
+          continue;
+        }
+        unloaded.push_back(std::move(it->second));
+        it = loaded_.erase(it);
       }
     }
-    if (!any) return NotLoaded(name, version);
+    if (unloaded.empty()) return NotLoaded(name, version);
     TellOfChange(name);
     return absl::OkStatus();
   }
@@ -268,6 +280,14 @@ class TorchModelHost : public ModelHost {
         " is not loaded: load it first (LoadModel, `laplace models load ", name, "`)"));
   }
 
+  // With what is loaded. REQUIRES: mutex_ held.
+  std::vector<ModelInfo> Merged(std::map<Key, ModelInfo> infos) const {
+    for (const auto& [key, model] : loaded_) infos[key] = model->info();
+    std::vector<ModelInfo> list;
+    for (auto& [unused, info] : infos) list.push_back(std::move(info));
+    return list;
+  }
+
   ModelInfo Available(const ModelVersion& version) const {
     ModelInfo info;
     info.name = version.name;
@@ -286,7 +306,7 @@ class TorchModelHost : public ModelHost {
                          // after the other
   mutable std::mutex mutex_;  // guards the maps; never held during slow work
   std::map<Key, std::shared_ptr<const TorchServedModel>> loaded_;
-  std::map<Key, std::string> failures_;
+  mutable std::map<Key, std::string> failures_;  // a look at the repository drops what has gone
 };
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <chrono>
 #include <filesystem>
+#include <fstream>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -13,6 +15,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/app/model_selection.h"
+#include "tests/support/event.h"
 #include "tests/support/fake_model_host.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_folder.h"
@@ -35,6 +38,7 @@ class KeptHost : public FakeModelHost {
  public:
   absl::StatusOr<ModelInfo> Load(const std::string& name, int64_t version) override {
     ++tries[{name, version}];
+    if (on_load) on_load();
     if (broken.count({name, version}) > 0) return absl::FailedPreconditionError("damaged");
     if (Get(name, version).ok()) return Get(name, version);
     Add(name, version, bare.count({name, version}) > 0 ? "" : "p-1");
@@ -54,6 +58,7 @@ class KeptHost : public FakeModelHost {
   std::map<Key, int> tries;
   std::set<Key> broken, bare;  // cannot be loaded; come without a posterior
   std::vector<std::string> diary;
+  std::function<void()> on_load;
   int refreshes = 0;
   absl::StatusOr<bool> refresh = false;
 };
@@ -222,6 +227,40 @@ TEST_F(ModelKeeperTest, FollowsPosteriorsAndTriesWhatFailsMoreAndMoreRarely) {
   for (int look = 0; look < 20; ++look) keeper.Look();
   EXPECT_GT(host_.refreshes, 10);
   EXPECT_THAT(Diary(), ElementsAre("+net/1"));
+}
+
+TEST_F(ModelKeeperTest, APosteriorThatCannotBeUsedDelaysNoOther) {
+  AddFolder("net", 1);
+  const auto activate = [&](const std::string& id) {
+    std::ofstream(FolderOf("net", 1) + "/ACTIVE") << id << "\n";
+  };
+  activate("p-20260101t000000.000z-000001");
+  ModelKeeper& keeper = Keep("all");
+  host_.refresh = absl::DataLossError("half of it");
+  for (int look = 0; look < 40; ++look) keeper.Look();
+  const int refreshes = host_.refreshes;
+  EXPECT_LT(refreshes, 10);
+  host_.refresh = true;
+  keeper.Look();
+  EXPECT_EQ(host_.refreshes, refreshes) << "the same one again";
+  activate("p-20260101t000000.000z-000002");
+  keeper.Look();
+  EXPECT_EQ(host_.refreshes, refreshes + 1);
+}
+
+TEST_F(ModelKeeperTest, StopWaitsForOneLoadOnly) {
+  constexpr size_t kModels = 100;
+  for (size_t model = 0; model < kModels; ++model) AddFolder(absl::StrCat("net", model), 1);
+  test_support::Event loading;
+  host_.on_load = [&] {
+    loading.Set();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  };
+  keeper_.emplace(*ParseModelSelection("all"), repository_, host_);
+  keeper_->Watch(0.001, nullptr);
+  ASSERT_TRUE(loading.Wait());
+  keeper_->Stop();
+  EXPECT_LT(Diary().size(), kModels);
 }
 
 TEST_F(ModelKeeperTest, WatchesByItself) {

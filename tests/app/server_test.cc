@@ -477,6 +477,34 @@ TEST(ServerTest, DrainCancelsWhatTakesTooLong) {
   EXPECT_TRUE(code == StatusCode::CANCELLED || code == StatusCode::UNAVAILABLE) << code;
 }
 
+TEST(ServerTest, CallsThatChangeNothingDoNotWaitForThoseThatDo) {
+  TestServer server;
+  Event loading, go;
+  server.host->SetLoadHook([&](const std::string&) {
+    loading.Set();
+    EXPECT_TRUE(go.Wait());
+    return absl::OkStatus();
+  });
+  std::thread load([&] {
+    v1::LoadModelRequest request;
+    request.set_name("net");
+    v1::LoadModelResponse response;
+    EXPECT_TRUE(Call(*server.models, &v1::ModelService::Stub::LoadModel, request, &response).ok());
+  });
+  ASSERT_TRUE(loading.Wait());
+  v1::ListModelsResponse models;
+  EXPECT_TRUE(Call(*server.models, &v1::ModelService::Stub::ListModels, {}, &models).ok());
+  EXPECT_EQ(models.models_size(), 2);
+  v1::ListPosteriorsRequest request;
+  request.set_model("net");
+  v1::ListPosteriorsResponse posteriors;
+  EXPECT_TRUE(
+      Call(*server.posteriors, &v1::PosteriorService::Stub::ListPosteriors, request, &posteriors)
+          .ok());
+  go.Set();
+  load.join();
+}
+
 TEST(ServerTest, DrainEndsOperationsAndTheirWatchers) {
   TestServer server;
   server.fits->SetWork([](OperationHandle& handle) -> absl::StatusOr<std::string> {

@@ -104,9 +104,8 @@ class IdentityModel final : public ServedModel {
 
 class IdentityHost final : public ModelHost {
  public:
-  absl::StatusOr<std::vector<ModelInfo>> List() const override {
-    return std::vector<ModelInfo>{model_->info()};
-  }
+  absl::StatusOr<std::vector<ModelInfo>> List() const override { return Tried(); }
+  std::vector<ModelInfo> Tried() const override { return {model_->info()}; }
   absl::StatusOr<ModelInfo> Get(const std::string& name, int64_t version) const override {
     const auto pinned = Pin(name, version);
     if (!pinned.ok()) return pinned.status();

@@ -43,9 +43,9 @@ class Case:
         self.second = self.take_up(self.client.fit(MODEL, self.train, self.more, seed=5, **FIT))
         self.check()
 
-    def start(self, poll_seconds: float = 0, load: str = MODEL) -> None:
+    def start(self, poll_seconds: float = 0, load: str = MODEL, **flags: object) -> None:
         self.server = Server(self.binary, self.registry, self.state, environment=self.faults.environment,
-                             load=load, **{"registry-poll-seconds": poll_seconds})
+                             load=load, **{"registry-poll-seconds": poll_seconds}, **flags)
         self.client: Client = self.server.client()
 
     def close(self) -> None:

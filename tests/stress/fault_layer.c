@@ -6,7 +6,7 @@
 //                           to it arms and disarms a program that runs (faults.py does)
 //
 // Calls of a kind in `kinds` are numbered from 1 as they come, whatever the thread; those numbered
-// `from` to `to` fail with `errors[kind]`, or as kDie and kShort say. A call that fails does not
+// `from` to `to` fail with `errors[kind]`, or as kDie, kShort and kHang say. A call that fails does not
 // reach the kernel, except close, which closes and then says that it failed. What a C library does
 // inside itself (the flush of a FILE) is not seen; what the C++ library does is. Without the two
 // variables every call goes through untouched. Linux with glibc.
@@ -42,7 +42,8 @@ enum kind {
   kLook,  // stat and the like, by name
   kKinds
 };
-enum { kDie = -1, kShort = -2 };  // instead of an errno; kShort only concerns writes
+// Instead of an errno. kShort only concerns writes; kHang lasts until the control file changes.
+enum { kDie = -1, kShort = -2, kHang = -3 };
 enum { kExitCode = 86 };
 
 struct control {
@@ -123,7 +124,9 @@ static int Fault(enum kind kind, const char* path) {
   atomic_fetch_add(&control->hits_by_kind[kind], 1);
   snprintf(control->last, sizeof control->last, "%s %s", kNames[kind], path);
   if (error == kDie) _exit(kExitCode);
-  return error;
+  if (error != kHang) return error;
+  while (control->kinds == kinds) usleep(1000);
+  return 0;
 }
 
 static int FaultOf(enum kind kind, int fd) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes one file call after another of a real laplaced fail, and looks at what becomes of it.
 
-    tests/stress/run.sh BINARY fault_test.py LAYER [--sample N] [--seed N] [--keep FOLDER]
+    tests/stress/run.sh BINARY fault_test.py LAYER [--only NAME...] [--sample N] [--seed N] [--keep FOLDER]
 
 For every operation (upload, fit, update, calibration, activation, deletion, loading, reading) the file calls
 that it makes are counted. Then it is repeated: with one of them failing; with all from one on failing, as on a
@@ -10,8 +10,8 @@ a call that fails says what the disk said, with a sensible code and without the 
 to the bit; nothing is half there; the same call works when the fault is gone. After a death, and after all of it, a
 new server finds everything that was acknowledged. So does one whose start had failed, too.
 
-LAYER is fault_layer.c as a shared library. --sample bounds the calls tried of each operation, and the kinds of
-trouble (default: all).
+LAYER is fault_layer.c as a shared library. --only takes some of the operations (default: all, more than half an hour);
+--sample bounds the calls tried of each, and the kinds of trouble (default: all).
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ import shutil
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Callable
 
 from fault_case import CLEANING, TWIN, Case
 from fault_operations import OPERATIONS, Operation
-from faults import CHANGING, DIE, DIED, ERRORS, FOREVER, KINDS, SHORT
+from faults import CHANGING, DIE, DIED, ERRORS, FOREVER, HANG, KINDS, SHORT
 from laplace_client.errors import LaplaceError
 from server import MODEL, Failure, prediction_bits, require
 
@@ -43,6 +44,9 @@ TROUBLES = {
     "broken": {kind: errno.EIO for kind in KINDS},
     "half writes": {"write": SHORT},
 }
+NAMES = [operation.__name__ for operation in OPERATIONS] + ["Start", "Poll", "Hang"]
+DRAIN_SECONDS = 1.0
+AFTER_DRAIN = 5.0  # kAfterDrain in server/app/main/main.cc
 
 
 def until(holds: Callable[[], bool], what: str) -> None:
@@ -258,36 +262,71 @@ class Tries:
         case.check()
         print(f"  polls of the registry; {time.monotonic() - begin:.0f} s", flush=True)
 
-    def all(self) -> None:
+    def hangs(self) -> None:
+        """While the disk does not answer, what is loaded does, probes and metrics too, and SIGTERM ends the server in time."""
+        case, faults, begin = self.case, self.case.faults, time.monotonic()
+        case.client.close()
+        case.server.stop()
+        case.start(poll_seconds=0.02, **{"http-listen": "127.0.0.1:0", "drain-seconds": DRAIN_SECONDS})
+        address = case.server.http_address()
+
+        def get(path: str) -> str:
+            with urllib.request.urlopen(f"http://{address}{path}", timeout=20) as answer:
+                return answer.read().decode()
+
+        faults.arm({kind: HANG for kind in ("open", "read", "look")}, 1, FOREVER)
+        until(lambda: faults.hits >= 1, "the registry is looked at")
+        for _ in range(5):
+            get("/v2/health/live"), get("/v2/health/ready")
+            require(f'laplaced_model_ready{{model="{MODEL}/1"}} 1' in get("/metrics"), "the model is not said to be ready")
+            require(prediction_bits(case.client) == (case.active, case.bits[case.active]), "it predicts other numbers")
+        case.client.close()
+        stop = time.monotonic()
+        case.server.stop()
+        took = time.monotonic() - stop
+        require(took < DRAIN_SECONDS + AFTER_DRAIN + 5, f"SIGTERM took {took:.1f} s")
+        faults.disarm()
+        case.start()
+        case.check()
+        print(f"  a disk that does not answer, SIGTERM after {took:.1f} s; {time.monotonic() - begin:.0f} s", flush=True)
+
+    def these(self, names: list[str]) -> None:
         case = self.case
         for operation in OPERATIONS:
-            self.one_operation(operation(case))
+            if operation.__name__ in names:
+                self.one_operation(operation(case))
         self.wait_until_recorded()
         case.restart()
         case.check_all()
         case.trim()
-        self.starts()
-        case.check_all()
-        case.trim()
-        self.polls()
+        if "Start" in names:
+            self.starts()
+            case.check_all()
+            case.trim()
+        if "Poll" in names:
+            self.polls()
+        if "Hang" in names:
+            self.hangs()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary", type=Path)
     parser.add_argument("layer", type=Path)
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--sample", type=int, default=0)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="default: by the clock; printed")
     parser.add_argument("--keep", type=Path, help="folder for registry and log, which stay (default: a temporary one)")
     arguments = parser.parse_args()
-    print(f"fault test: --sample {arguments.sample} --seed {arguments.seed}", flush=True)
+    options = f"--only {' '.join(arguments.only)} --sample {arguments.sample} --seed {arguments.seed}"
+    print(f"fault test: {options}", flush=True)
     state = arguments.keep or Path(tempfile.mkdtemp(prefix="laplaced-fault-"))
     state.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
     try:
         with Case(arguments.binary.resolve(), arguments.layer.resolve(), state.resolve(), arguments.seed) as case:
             tries = Tries(case, arguments.sample)
-            tries.all()
+            tries.these(arguments.only)
             case.close()
     except (Failure, LaplaceError) as failure:
         print(f"FAILED (--seed {arguments.seed}; registry and log in {state}): {failure}", file=sys.stderr)

@@ -24,7 +24,7 @@ ERRORS = {
 }
 KINDS = tuple(ERRORS)
 CHANGING = ("create", "write", "fsync", "rename", "make folder", "remove")
-DIE, SHORT = -1, -2
+DIE, SHORT, HANG = -1, -2, -3
 DIED = 86  # exit status of a program that a fault ended
 FOREVER = 2**32 - 1
 _LAYOUT = struct.Struct(f"=3I{len(KINDS)}i2I{len(KINDS)}I256s")

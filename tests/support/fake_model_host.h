@@ -218,7 +218,20 @@ class FakeModelHost : public ModelHost {
     on_load_ = std::move(hook);
   }
 
+  // Whether the repository can be read.
+  void SetListStatus(absl::Status status) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    list_status_ = std::move(status);
+  }
+
   absl::StatusOr<std::vector<ModelInfo>> List() const override {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!list_status_.ok()) return list_status_;
+    }
+    return Tried();
+  }
+  std::vector<ModelInfo> Tried() const override {
     std::lock_guard<std::mutex> lock(mutex_);
     std::vector<ModelInfo> infos;
     for (const auto& model : models_) infos.push_back(model.second);
@@ -328,6 +341,7 @@ class FakeModelHost : public ModelHost {
   mutable std::mutex mutex_;
   std::map<std::pair<std::string, int64_t>, ModelInfo> models_;
   std::set<std::string> deleted_;  // posteriors
+  absl::Status list_status_;
   ComputeHook on_compute_ = [](const ComputeContext&) { return absl::OkStatus(); };
   std::function<absl::Status(const std::string&)> on_load_;
 };

@@ -41,6 +41,7 @@ namespace {
 
 constexpr int kCannotStart = 1;
 constexpr int kBadSettings = 2;
+constexpr std::chrono::seconds kAfterDrain{5};  // for what cannot be called off
 
 // Takes SIGTERM and SIGINT in a thread of its own. Create it before any other thread, which then
 // inherits the blocked mask.
@@ -74,6 +75,16 @@ class StopSignals {
   std::atomic<bool> armed_{false};
   std::promise<int> first_;
 };
+
+// Ends the process when its time is over, whatever it waits for: a model that is being read from a
+// disk that does not answer, say. Nothing on disk is ever half-written.
+void EndIn(std::chrono::duration<double> time) {
+  std::thread([time] {
+    std::this_thread::sleep_for(time);
+    LogWarning("stopped without waiting any longer for what could not be called off");
+    std::_Exit(0);
+  }).detach();
+}
 
 int Fail(int code, const absl::Status& status) {
   LogError(std::string(status.message()));
@@ -145,6 +156,8 @@ int Serve(const laplace::v1::ServerConfig& config) {
   const int signal = signals->Wait();
   LogInfo(absl::StrCat("signal ", signal, ": finishing calls in progress, at most ",
                        config.drain_seconds(), " s; a second signal stops at once"));
+  EndIn(std::chrono::duration<double>(config.drain_delay_seconds() + config.drain_seconds()) +
+        kAfterDrain);
   if (!(*server)->Stop()) {
     LogWarning("stopped without waiting for a fit that does not react; it is recorded as aborted");
     std::_Exit(0);  // destroying the server would wait for it
