@@ -114,11 +114,12 @@ Batching TorchServedModel::BatchingOf(const ArrayView& inputs,
   if (!plan.ok()) return batching;
   batching.variance = *plan;
   const bool top_classes = plan->mode == VarianceMode::kTopClasses;
-  batching.rows =
-      JacobianBlock(model_->network, top_classes ? plan->top_classes : model_->network.n_outputs());
-  // Draws are made anew for every computation, so rows that share them stay together.
-  batching.divisible = plan->mode != VarianceMode::kSampled && options.return_samples == 0 &&
-                       !options.return_joint_covariance;
+  // Draws are made anew for every computation, and the same for all rows.
+  batching.rows = plan->mode == VarianceMode::kSampled
+                      ? kForwardBlock
+                      : JacobianBlock(model_->network, top_classes ? plan->top_classes
+                                                                   : model_->network.n_outputs());
+  batching.divisible = options.return_samples == 0 && !options.return_joint_covariance;
   return batching;
 }
 
@@ -130,7 +131,7 @@ Batching TorchServedModel::BatchingOf(const ArrayView& inputs, const ScoreOption
   const bool jacobians =
       plan->mode == VarianceMode::kExact || plan->mode == VarianceMode::kLastLayer;
   batching.rows = jacobians ? JacobianBlock(model_->network) : kForwardBlock;
-  batching.divisible = plan->mode != VarianceMode::kSampled;
+  batching.divisible = true;
   return batching;
 }
 

@@ -125,6 +125,17 @@ TEST_P(RowIndependenceTest, TheBatcherAddsNothing) {
   }
 }
 
+// Others have their turn between the parts of a large request, whatever it asks for of single rows.
+TEST_P(RowIndependenceTest, RequestsAreDivisibleUnlessRowsAreAskedForTogether) {
+  const ArrayView view{DType::kFloat32, {64, 3, 12, 12}, rows_.data_ptr()};
+  EXPECT_TRUE(served_->BatchingOf(view, options_).divisible);
+  options_.return_samples = 2;
+  EXPECT_FALSE(served_->BatchingOf(view, options_).divisible);
+  options_.return_samples = 0;
+  options_.return_joint_covariance = true;
+  EXPECT_FALSE(served_->BatchingOf(view, options_).divisible);
+}
+
 INSTANTIATE_TEST_SUITE_P(Modes, RowIndependenceTest,
                          ::testing::Values(VarianceMode::kExact, VarianceMode::kTopClasses,
                                            VarianceMode::kSampled, VarianceMode::kLastLayer),
