@@ -47,8 +47,11 @@ absl::StatusOr<Rows> ReadRows(const std::string& path, int64_t rank, int64_t siz
   if (!header.ok()) return header.status();
   absl::StatusOr<OpenedFile> file = OpenRegularFile(path);
   if (!file.ok()) return file.status();
+  if (header->shape.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": expected rows, got a single number"));
+  }
   Rows rows;
-  rows.total = header->shape.empty() ? 0 : header->shape[0];
+  rows.total = header->shape[0];
   const Share share = ShareOf(rows.total, rank, size);
   absl::StatusOr<int64_t> all = NumBytes(header->dtype, header->shape);
   if (!all.ok()) return all.status();

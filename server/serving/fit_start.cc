@@ -36,7 +36,6 @@ absl::StatusOr<Dataset> LoadDataset(const DatasetStore& store, const std::string
   if (!files.ok()) {
     return absl::Status(files.status().code(), absl::StrCat(field, ": ", files.status().message()));
   }
-  if (ranks.size() == 1) return ReadDataset(files->inputs_path, files->targets_path);
   if (files->info.header.n_rows < ranks.size()) {
     return FieldError(field, absl::StrCat("expected at least one example for each of ",
                                           ranks.size(), " ranks, got ", files->info.header.n_rows));
