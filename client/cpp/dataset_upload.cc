@@ -160,7 +160,10 @@ absl::StatusOr<Dataset> Client::EnsureDataset(const Array& inputs, const Array& 
   const auto present = impl_->Call(*impl_->posteriors, &v1::PosteriorService::Stub::GetDataset,
                                    request, impl_->options.timeout);
   if (present.ok()) return FromProto(present->dataset());
-  if (!absl::IsNotFound(present.status())) return present.status();
+  // The same upload repairs a damaged one.
+  if (!absl::IsNotFound(present.status()) && !absl::IsDataLoss(present.status())) {
+    return present.status();
+  }
 
   v1::UploadDatasetResponse response;
   const absl::Status status =

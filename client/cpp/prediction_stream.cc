@@ -25,6 +25,9 @@ using Step = StreamCall::Step;
 // One batch is computed while the next one travels.
 constexpr size_t kMostInFlight = 2;
 
+// After which a server under pressure ends an answer that its client has not taken.
+constexpr absl::Duration kUntaken = absl::Seconds(2);
+
 // What differs between the two kinds of work.
 struct PredictWork {
   using Request = PredictRequest;
@@ -137,7 +140,8 @@ class RowStream {
   // Sends batches and takes answers until the source ends, the stream is old or breaks.
   Outcome OneStream() {
     const ClientOptions& options = server_.options;
-    const absl::Time deadline = absl::Now() + options.stream_timeout;
+    const absl::Time opened = absl::Now();
+    const absl::Time deadline = opened + options.stream_timeout;
     const absl::Time last_write =
         deadline - std::min(options.stream_timeout / 2, 2 * options.predict_timeout);
     const auto limit = [&options] { return absl::Now() + options.predict_timeout; };
@@ -181,7 +185,12 @@ class RowStream {
     const bool complete = unanswered_.empty() && source_ended_;
     if (complete || step == Step::kDone) return {};
     if (!end.ok() && end.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) {
-      return {FromGrpcStatus(end, server_.target, options.stream_timeout), true};
+      absl::Status status = FromGrpcStatus(end, server_.target, options.stream_timeout);
+      // A server ends answers that have waited too long for their client, which was busy with its
+      // source or sink. Another stream asks for them again.
+      const bool not_taken = absl::IsResourceExhausted(status) && !RetryDelay(status) &&
+                             absl::Now() - opened >= kUntaken;
+      if (!not_taken) return {std::move(status), true};
     }
     return {absl::UnavailableError(absl::StrCat(
                 "the server at ", server_.target, " ended the stream before its last answer",

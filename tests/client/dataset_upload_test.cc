@@ -99,10 +99,17 @@ TEST_F(DatasetUpload, PassesOnWhyTheServerRefusesRows) {
 }
 
 TEST_F(DatasetUpload, OnlyUploadsWhatTheServerSaysItLacks) {
-  server_.FailNext("GetDataset", {grpc::StatusCode::DATA_LOSS, "damaged"});
+  server_.FailNext("GetDataset", {grpc::StatusCode::FAILED_PRECONDITION, "may not be read"});
   EXPECT_EQ(client_->EnsureDataset(FloatRows(5, 2), ByteLabels(5)).status().code(),
-            absl::StatusCode::kDataLoss);
+            absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(server_.Calls("UploadDataset"), 0);
+}
+
+TEST_F(DatasetUpload, RepairsOneThatIsDamaged) {
+  server_.FailNext("GetDataset", {grpc::StatusCode::DATA_LOSS, "damaged"});
+  const auto dataset = client_->EnsureDataset(FloatRows(5, 2), ByteLabels(5));
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  EXPECT_EQ(server_.Calls("UploadDataset"), 1);
 }
 
 TEST_F(DatasetUpload, ReportsProgressUpToTheLastRow) {

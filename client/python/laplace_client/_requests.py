@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, Iterator, Sequence
 
+import grpc
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -13,6 +14,9 @@ from . import _api
 from .arrays import as_inputs, as_targets, to_tensor
 
 _V1 = "laplace.v1."
+# What the server says of a data set that it lacks; the same upload repairs a damaged one, too.
+WORTH_AN_UPLOAD = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.DATA_LOSS)
+
 _ENUMS = {
     "link_approx": "LinkApprox",
     "variance_mode": "VarianceMode",
@@ -29,8 +33,8 @@ _ENUMS = {
 
 
 def build(name: str, /, **fields: Any) -> Any:
-    """A message of laplace.v1. None leaves a field unset; enums are given by their words. TypeError for a
-    field that there is not, ValueError for a value that does not fit."""
+    """A message of laplace.v1. None leaves a field unset; enums are given by their words, and one text stands
+    for a list of it. TypeError for a field that there is not, ValueError for a value that does not fit."""
     message = _api.message(_V1 + name)()
     known = message.DESCRIPTOR.fields_by_name
     for field, value in fields.items():
@@ -43,9 +47,14 @@ def build(name: str, /, **fields: Any) -> Any:
                 value = _api.enum_value(_ENUMS[field], value)
             except ValueError as error:
                 raise ValueError(f"{field}: {error}") from None
+        repeated = known[field].label == known[field].LABEL_REPEATED
         try:
-            if isinstance(value, (list, tuple)):
+            if repeated and isinstance(value, str):
+                getattr(message, field).append(value)
+            elif repeated:
                 getattr(message, field).extend(value)
+            elif isinstance(value, (list, tuple, np.ndarray)):
+                raise ValueError(f"expected one value, got {value!r}")
             elif hasattr(value, "DESCRIPTOR"):
                 getattr(message, field).CopyFrom(value)
             else:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from . import _api
 from .arrays import as_inputs, to_tensor
-from .errors import DeadlineExceededError, LaplaceError, make_error, malformed
+from .errors import DeadlineExceededError, LaplaceError, OverloadedError, make_error, malformed
 from .options import RetryPolicy
 
 # Batches that are under way at once: one is computed while the next travels.
@@ -22,10 +22,23 @@ WINDOW = 2
 # Seconds that one gRPC stream lasts at most; longer ones go on in another.
 LIFETIME = 600.0
 
+# Seconds after which a server under pressure ends an answer that its client has not taken.
+UNTAKEN = 2.0
+# What comes from a source of batches that has no more.
+END = object()
+
 _REQUEST = _api.message("laplace.v1.PredictStreamRequest")
 _START = _api.message("laplace.v1.PredictStreamStart")
 _AUTO = _api.enum_value("VarianceMode", "auto")
 _SAMPLED = _api.enum_value("VarianceMode", "sampled")
+
+
+class SourceFailed(Exception):
+    """Carries an error of the caller's batches past the handlers of the server's, which it may look like."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class StreamState:
@@ -40,6 +53,7 @@ class StreamState:
         self._pending: deque[tuple[int, Any]] = deque()
         self._failures = 0
         self._answered_here = False  # by the gRPC stream that is open
+        self._opened = 0.0  # on the monotonic clock
 
     @property
     def has_room(self) -> bool:
@@ -59,6 +73,7 @@ class StreamState:
     def opening(self) -> list[Any]:
         """The first messages of a new gRPC stream."""
         self._answered_here = False
+        self._opened = time.monotonic()
         start = _START(posterior_id=self._posterior_id, first_row=self._first_row)
         getattr(start, self._kind).CopyFrom(self._work)
         return [_REQUEST(start=start)] + [message for _, message in self._pending]
@@ -94,6 +109,12 @@ class StreamState:
         if isinstance(error, DeadlineExceededError) and self._answered_here:
             return 0.0  # the end of its lifetime
         self._failures += 1
+        age = time.monotonic() - self._opened
+        over = isinstance(error, DeadlineExceededError) and age >= LIFETIME
+        untaken = isinstance(error, OverloadedError) and error.retry_delay is None and age >= UNTAKEN
+        if over or untaken:
+            # It happened while the caller's batches were waited for, or the caller worked on an answer.
+            error = make_error(grpc.StatusCode.UNAVAILABLE, str(error))
         return self._policy.wait(error, self._failures)
 
     def silent(self, target: str, seconds: float) -> LaplaceError:

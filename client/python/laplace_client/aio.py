@@ -12,7 +12,7 @@ import grpc.aio
 from numpy.typing import ArrayLike
 
 from . import _api, _requests, options as _options, types
-from ._streams import LIFETIME, StreamState
+from ._streams import END, LIFETIME, SourceFailed, StreamState
 from .client import OperationProgress, UploadProgress
 from .errors import (
     DeadlineExceededError,
@@ -175,7 +175,7 @@ class AsyncClient:
             present = await self._call(_api.GET_DATASET, request)
             return types.from_message(Dataset, present.dataset)
         except LaplaceError as error:
-            if error.code != grpc.StatusCode.NOT_FOUND:
+            if error.code not in _requests.WORTH_AN_UPLOAD:
                 raise
 
         async def messages() -> AsyncIterator[Any]:
@@ -389,7 +389,7 @@ class AsyncClient:
             try:
                 return await self._attempt(call, request, seconds)
             except grpc.RpcError as error:
-                raise from_rpc_error(error, self.target) from None
+                raise from_rpc_error(error, self.target, seconds) from None
         return await self._retry(
             lambda left: self._attempt(call, request, left), seconds
         )
@@ -407,7 +407,7 @@ class AsyncClient:
             try:
                 return await attempt(max(end - time.monotonic(), 0.001))
             except grpc.RpcError as raised:
-                error = from_rpc_error(raised, self.target)
+                error = from_rpc_error(raised, self.target, seconds)
             failures += 1
             await self._pause(error, failures, end)
 
@@ -422,6 +422,7 @@ class AsyncClient:
     ) -> AsyncIterator[Any]:
         state = StreamState(kind, work, self._options.retry)
         source, more = _as_async(batches), True
+        source_error: Exception | None = None
         method = _api.PREDICT_STREAM
         open_call = self._channel.stream_stream(method.path, method.serialize, method.parse)
         while True:
@@ -433,11 +434,9 @@ class AsyncClient:
                     await in_time(call.write(message))
                 while True:
                     while more and state.has_room:
-                        try:
-                            batch = await source.__anext__()
-                        except StopAsyncIteration:
-                            more = False
-                        else:
+                        batch = await _next(source)
+                        more = batch is not END
+                        if more:
                             await in_time(call.write(state.add(batch)))
                     if not state.waits:
                         return
@@ -448,6 +447,8 @@ class AsyncClient:
                     if response is grpc.aio.EOF:
                         raise await in_time(self._early_end(call))
                     yield state.answered(response)
+            except SourceFailed as failed:
+                source_error = failed.error
             except _Silence:
                 raise state.silent(self.target, self._options.timeouts.predict) from None
             except grpc.RpcError as raised:
@@ -458,6 +459,8 @@ class AsyncClient:
                 error = raised
             finally:
                 call.cancel()
+            if source_error is not None:
+                raise source_error
             wait = state.wait_after(error)
             if wait is None:
                 raise error
@@ -509,3 +512,12 @@ async def _as_async(batches: Iterable[ArrayLike] | AsyncIterable[ArrayLike]) -> 
     else:
         for batch in batches:
             yield batch
+
+
+async def _next(source: AsyncIterator[Any]) -> Any:
+    try:
+        return await source.__anext__()
+    except StopAsyncIteration:
+        return END
+    except Exception as error:
+        raise SourceFailed(error) from error

@@ -11,7 +11,7 @@ import grpc
 from numpy.typing import ArrayLike
 
 from . import _api, _requests, options as _options, types
-from ._streams import LIFETIME, Patience, StreamState
+from ._streams import END, LIFETIME, Patience, SourceFailed, StreamState
 from .errors import (
     DeadlineExceededError,
     LaplaceError,
@@ -197,7 +197,7 @@ class Client:
             present = self._call(_api.GET_DATASET, _requests.build("GetDatasetRequest", id=data.id))
             return types.from_message(Dataset, present.dataset)
         except LaplaceError as error:
-            if error.code != grpc.StatusCode.NOT_FOUND:
+            if error.code not in _requests.WORTH_AN_UPLOAD:
                 raise
 
         def messages() -> Iterator[Any]:
@@ -427,7 +427,7 @@ class Client:
             try:
                 return _present(call(request, timeout=seconds, metadata=self._metadata))
             except grpc.RpcError as error:
-                raise from_rpc_error(error, self.target) from None
+                raise from_rpc_error(error, self.target, seconds) from None
         return self._retry(
             lambda left: call(request, timeout=left, metadata=self._metadata), seconds
         )
@@ -439,7 +439,7 @@ class Client:
             try:
                 return _present(attempt(max(end - time.monotonic(), 0.001)))
             except grpc.RpcError as raised:
-                error = from_rpc_error(raised, self.target)
+                error = from_rpc_error(raised, self.target, seconds)
             failures += 1
             self._pause(error, failures, end)
 
@@ -452,6 +452,7 @@ class Client:
     def _stream(self, kind: str, work: Any, batches: Iterable[ArrayLike]) -> Iterator[Any]:
         state = StreamState(kind, work, self._options.retry)
         source, more = iter(batches), True
+        source_error: Exception | None = None
         method = _api.PREDICT_STREAM
         open_call = self._channel.stream_stream(method.path, method.serialize, method.parse)
         while True:
@@ -463,9 +464,9 @@ class Client:
             try:
                 while True:
                     while more and state.has_room:
-                        batch = next(source, None)
-                        more = batch is not None
-                        if batch is not None:
+                        batch = _next(source)
+                        more = batch is not END
+                        if more:
                             sending.put(state.add(batch))
                     if not more:
                         sending.put(None)  # a peer that ends its side first waits for ours
@@ -475,6 +476,8 @@ class Client:
                     response = next(call)
                     patience.end()
                     yield state.answered(response)
+            except SourceFailed as raised:
+                source_error = raised.error
             except StopIteration:
                 error = make_error(grpc.StatusCode.UNAVAILABLE, "the stream ended too early")
             except grpc.RpcError as raised:
@@ -483,6 +486,8 @@ class Client:
                 patience.close()
                 sending.put(None)
                 call.cancel()
+            if source_error is not None:
+                raise source_error
             if patience.over:
                 raise state.silent(self.target, self._options.timeouts.predict)
             wait = state.wait_after(error)
@@ -513,3 +518,10 @@ def _present(response: Any) -> Any:
     if response is None:
         raise malformed("it is missing")
     return response
+
+
+def _next(source: Iterator[ArrayLike]) -> Any:
+    try:
+        return next(source, END)
+    except Exception as error:
+        raise SourceFailed(error) from error

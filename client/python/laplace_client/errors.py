@@ -110,8 +110,8 @@ def _ended_without_status(code: grpc.StatusCode, message: str) -> bool:
     return bool(code == grpc.StatusCode.UNKNOWN)
 
 
-def from_rpc_error(error: Any, target: str) -> LaplaceError:
-    """The error of a failed gRPC call to `target`."""
+def from_rpc_error(error: Any, target: str, seconds: float | None = None) -> LaplaceError:
+    """The error of a failed gRPC call to `target`, to which its caller gave `seconds`."""
     code, message = error.code(), error.details() or ""
     field, retry_delay = "", None
     for key, value in error.trailing_metadata() or ():
@@ -131,7 +131,11 @@ def from_rpc_error(error: Any, target: str) -> LaplaceError:
     if _ended_without_status(code, message):
         code = grpc.StatusCode.UNAVAILABLE
     if code == grpc.StatusCode.UNAVAILABLE:
-        message = f"no answer from a laplaced server at {target}: {message}"
+        unreachable = message.startswith(("failed to connect", "DNS resolution failed"))
+        message = (f"no server can be reached at {target}; is laplaced running there? ({message})" if unreachable
+                   else f"the server at {target} is unavailable: {message}")
+    elif code == grpc.StatusCode.DEADLINE_EXCEEDED and message == "Deadline Exceeded" and seconds is not None:
+        message = f"no answer from {target} within {seconds:g} s"
     return make_error(code, message, field, retry_delay)
 
 

@@ -67,12 +67,12 @@ class ClientOptions:
 
     @staticmethod
     def from_environment() -> ClientOptions:
-        """Token and TLS from the variables that the command line reads too: LAPLACE_TOKEN or
-        LAPLACE_TOKEN_FILE, LAPLACE_TLS, LAPLACE_CA_CERT, LAPLACE_CLIENT_CERT, LAPLACE_CLIENT_KEY,
+        """Token and TLS from the variables that the command line reads too: LAPLACE_TOKEN_FILE or,
+        without one, LAPLACE_TOKEN; LAPLACE_TLS, LAPLACE_CA_CERT, LAPLACE_CLIENT_CERT, LAPLACE_CLIENT_KEY,
         LAPLACE_TLS_SERVER_NAME."""
         env = os.environ.get
         token = env("LAPLACE_TOKEN", "")
-        if not token and env("LAPLACE_TOKEN_FILE"):
+        if env("LAPLACE_TOKEN_FILE"):
             with open(env("LAPLACE_TOKEN_FILE", ""), encoding="ascii") as file:
                 token = file.read().strip()
         tls = Tls(

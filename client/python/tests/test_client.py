@@ -9,6 +9,8 @@ import math
 import pathlib
 import socket
 import threading
+import time
+from collections.abc import Iterator
 
 import grpc
 import numpy as np
@@ -216,6 +218,11 @@ def test_arguments_are_checked_before_anything_is_sent(client: Client) -> None:
         client.ensure_dataset(INPUTS, np.zeros((3, 2), np.int64))
     with pytest.raises(TypeError, match="FitOptions has no 'ranks'; it has rank, direction_batch"):
         client.start_fit("mlp", "sha256-0", ranks=3)
+    for value in ([20], np.array([20])):
+        with pytest.raises(ValueError, match="rank: expected one value, got"):
+            client.start_fit("mlp", "sha256-0", rank=value)
+    with pytest.raises(ValueError, match="parameters: "):
+        client.start_fit("mlp", "sha256-0", parameters=3)
 
 
 def test_a_server_that_is_away_is_named() -> None:
@@ -293,6 +300,24 @@ def test_calls_and_streams_that_end_without_a_status_are_repeated(reset_code: in
         server.close()
 
 
+def test_an_error_says_whether_nobody_is_there_or_the_server_cannot() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        target = f"127.0.0.1:{unused.getsockname()[1]}"
+        with Client(target, ClientOptions(retry=RetryPolicy(max_attempts=1))) as client:
+            told = f"no server can be reached at {target}; is laplaced running there"
+            with pytest.raises(laplace_client.UnavailableError, match=told):
+                client.predict("mlp", INPUTS)
+    server = StatuslessServer(None)
+    try:
+        with Client(server.address, ClientOptions(retry=RetryPolicy(max_attempts=1))) as client:
+            told = f"the server at {server.address} is unavailable: "
+            with pytest.raises(laplace_client.UnavailableError, match=told):
+                client.predict("mlp", INPUTS)
+    finally:
+        server.close()
+
+
 def test_calls_wait_for_a_server_that_comes_back(server: Server) -> None:
     options = ClientOptions(retry=RetryPolicy(max_attempts=200, max_backoff=0.2))
     with Client(server.address, options) as client:
@@ -343,10 +368,76 @@ def test_streams_end_with_the_error_of_a_batch_or_of_their_source(client: Client
 
     with pytest.raises(RuntimeError, match="the disk is gone"):
         list(client.predict_stream("mlp", breaks()))  # type: ignore[arg-type]
+    # A batch that is none is no end.
+    with pytest.raises((TypeError, ValueError)):
+        list(client.predict_stream("mlp", [good, None, good]))  # type: ignore[list-item]
     # Whoever stops early leaves nothing behind.
     for _ in client.score_stream("mlp", [good] * 10):
         break
     expect_as_recorded(client.predict("mlp", INPUTS))
+
+
+class OtherServersError(grpc.RpcError):
+    """Of a call that the caller's batches come from; it looks like one of ours."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "the feature store is down"
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+
+def fetched(error: Exception) -> Iterator[np.ndarray]:
+    yield INPUTS
+    yield INPUTS
+    yield INPUTS
+    raise error
+
+
+SOURCE_ERRORS = [OtherServersError(), laplace_client.UnavailableError(grpc.StatusCode.UNAVAILABLE, "another laplaced")]
+
+
+@pytest.mark.parametrize("error", SOURCE_ERRORS)
+def test_an_error_of_the_source_is_never_taken_for_the_servers(server: Server, error: Exception) -> None:
+    with Client(server.address, ClientOptions()) as client:
+        answers = client.predict_stream("mlp", fetched(error))
+        with pytest.raises(type(error)) as raised:
+            for _ in answers:
+                pass
+        assert raised.value is error
+
+    async def read() -> None:
+        async with AsyncClient(server.address, ClientOptions()) as client:
+            async for _ in client.predict_stream("mlp", fetched(error)):
+                pass
+
+    with pytest.raises(type(error)) as raised:
+        asyncio.run(read())
+    assert raised.value is error
+
+
+def test_a_stream_outlives_a_source_that_is_slower_than_its_lifetime(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("client", "aio", "_streams"):
+        monkeypatch.setattr(f"laplace_client.{module}.LIFETIME", 0.3)
+
+    def slow() -> Iterator[np.ndarray]:
+        for _ in range(3):
+            time.sleep(0.4)
+            yield INPUTS
+
+    with Client(server.address, ClientOptions()) as client:
+        assert len(list(client.predict_stream("mlp", slow()))) == 3
+
+    async def count() -> int:
+        async with AsyncClient(server.address, ClientOptions()) as client:
+            return len([answer async for answer in client.predict_stream("mlp", slow())])
+
+    assert asyncio.run(count()) == 3
 
 
 def test_tokens_are_shown_and_never_without_tls_to_others(

@@ -173,8 +173,9 @@ def test_silence_ends_with_the_deadline_of_an_answer(call: Any, peer: Peer) -> N
     for batches in (None, [X], endless()):
         error = error_of(call, peer.address, batches)
         assert isinstance(error, DeadlineExceededError), error
+        assert f"no answer from {peer.address}" in str(error) and "within 2 s" in str(error)
         if batches is not None:
-            assert "no answer from" in str(error) and "rows 0 to 1 within 2 s" in str(error)
+            assert "rows 0 to 1" in str(error)
 
 
 @BOTH
