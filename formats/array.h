@@ -44,6 +44,8 @@ struct Array {
   DType dtype = DType::kFloat32;
   std::vector<int64_t> shape;
   std::string bytes;  // NumBytes(dtype, shape) of them
+  // Elements of a file that are true or false: kUint8 of 1s and 0s, and no pixels.
+  bool boolean = false;
 
   // Size of the first dimension; 0 for a scalar.
   int64_t rows() const { return shape.empty() ? 0 : shape[0]; }

@@ -25,10 +25,12 @@ struct Descr {
   DType dtype;
 };
 
+constexpr char kBooleanDescr[] = "|b1";
+
 // The first entry of a type is the one that is written.
 constexpr Descr kDescrs[] = {
     {"<f4", DType::kFloat32}, {"<f8", DType::kFloat64}, {"|u1", DType::kUint8},
-    {"<i4", DType::kInt32},   {"<i8", DType::kInt64},   {"|b1", DType::kUint8},
+    {"<i4", DType::kInt32},   {"<i8", DType::kInt64},   {kBooleanDescr, DType::kUint8},
 };
 
 absl::Status Malformed(const std::string& name, absl::string_view what) {
@@ -122,6 +124,7 @@ class HeaderParser {
       absl::StatusOr<DType> dtype = ParseDescr(*descr);
       if (!dtype.ok()) return dtype.status();
       header_.dtype = *dtype;
+      header_.boolean = *descr == kBooleanDescr;
       return absl::OkStatus();
     }
     if (key == "fortran_order") {
@@ -238,6 +241,7 @@ absl::StatusOr<Array> ReadNpyStream(const ByteReader& read, int64_t total_bytes,
   if (!array.ok()) {
     return absl::Status(array.status().code(), absl::StrCat(name, ": ", array.status().message()));
   }
+  array->boolean = header->boolean;
   absl::Status status = read(array->bytes.data(), array->bytes.size());
   if (!status.ok()) return status;
   return array;

@@ -1,11 +1,12 @@
 // NumPy's .npy format, versions 1, 2 and 3: a text header and raw little-endian elements.
 //
-// Read are '<f4', '<f8', '<i4', '<i8', '|u1' and '|b1' (as uint8) in C order; Fortran order,
-// big-endian values, objects and every other type are refused by name. The file must hold exactly
-// the elements that its header announces. At most the announced size is allocated, after it was
-// found equal to the bytes that are there, plus 64 KiB for the header. Errors: NOT_FOUND (no such
-// file), INVALID_ARGUMENT (anything malformed or larger than the limit; the message begins with the
-// name of the file and says what was expected). Free functions, thread-safe.
+// Read are '<f4', '<f8', '<i4', '<i8', '|u1' and '|b1' (as uint8 that is marked as boolean) in C
+// order; Fortran order, big-endian values, objects and every other type are refused by name. The
+// file must hold exactly the elements that its header announces. At most the announced size is
+// allocated, after it was found equal to the bytes that are there, plus 64 KiB for the header.
+// Errors: NOT_FOUND (no such file), INVALID_ARGUMENT (anything malformed or larger than the limit;
+// the message begins with the name of the file and says what was expected). Free functions,
+// thread-safe.
 #pragma once
 
 #include <cstddef>
@@ -25,6 +26,7 @@ struct NpyHeader {
   DType dtype = DType::kFloat32;
   std::vector<int64_t> shape;
   int64_t data_offset = 0;  // bytes before the first element
+  bool boolean = false;     // as in Array
 };
 
 // Delivers the next `size` bytes of a stream, all of them or an error.

@@ -25,7 +25,7 @@ class BinaryRows final : public RowReader {
   BinaryRows(std::string name, NpyHeader header, ByteReader read, std::function<absl::Status()> end,
              bool swap_bytes, int64_t max_batch_bytes)
       : RowReader(std::move(name), header.dtype, std::move(header.shape), /*text=*/false,
-                  max_batch_bytes),
+                  max_batch_bytes, header.boolean),
         read_(std::move(read)),
         end_(std::move(end)),
         swap_bytes_(swap_bytes) {}
@@ -109,12 +109,13 @@ Rows RowsOfStandardInput(std::shared_ptr<ByteStream> stream, const RowReaderOpti
 }  // namespace
 
 RowReader::RowReader(std::string name, DType dtype, std::vector<int64_t> shape, bool text,
-                     int64_t max_batch_bytes)
+                     int64_t max_batch_bytes, bool boolean)
     : name_(std::move(name)),
       dtype_(dtype),
       shape_(std::move(shape)),
       text_(text),
-      max_batch_bytes_(max_batch_bytes) {}
+      max_batch_bytes_(max_batch_bytes),
+      boolean_(boolean) {}
 
 absl::Status RowReader::Malformed(absl::string_view what) const {
   return absl::InvalidArgumentError(absl::StrCat(name_, ": ", what));
@@ -142,6 +143,7 @@ absl::StatusOr<Array> RowReader::Next(int64_t max_rows) {
   const int64_t count = known ? std::min(max_rows, rows() - next_row_) : max_rows;
   Array batch;
   batch.dtype = dtype_;
+  batch.boolean = boolean_;
   batch.shape = shape_;
   if (batch.shape.empty()) batch.shape = {0};
   batch.shape[0] = 0;

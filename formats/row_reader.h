@@ -41,6 +41,8 @@ class RowReader {
   RowReader& operator=(const RowReader&) = delete;
 
   DType dtype() const { return dtype_; }
+  // As in Array.
+  bool boolean() const { return boolean_; }
   // All rows as one array: [rows, ...], or [kUnknownRows, ...] of CSV and of what has no end yet.
   const std::vector<int64_t>& shape() const { return shape_; }
   int64_t rows() const { return shape_.empty() ? 0 : shape_[0]; }
@@ -58,7 +60,7 @@ class RowReader {
 
  protected:
   RowReader(std::string name, DType dtype, std::vector<int64_t> shape, bool text,
-            int64_t max_batch_bytes);
+            int64_t max_batch_bytes, bool boolean = false);
 
   const std::string& name() const { return name_; }
   absl::Status Malformed(absl::string_view what) const;
@@ -74,6 +76,7 @@ class RowReader {
   std::vector<int64_t> shape_;
   const bool text_;
   const int64_t max_batch_bytes_;
+  const bool boolean_;
   int64_t next_row_ = 0;
 };
 

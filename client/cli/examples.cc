@@ -197,6 +197,7 @@ absl::StatusOr<Examples> ReadExamples(const ExampleFiles& files) {
 Array SliceRows(const Array& array, int64_t begin, int64_t count) {
   Array slice;
   slice.dtype = array.dtype;
+  slice.boolean = array.boolean;
   slice.shape = array.shape;
   slice.shape[0] = count;
   const int64_t row_bytes = array.rows() ? array.bytes.size() / array.rows() : 0;
@@ -221,6 +222,11 @@ absl::Status ShapeForModel(const client::Model& model, const std::string& name, 
   inputs.shape = model.input_shape;
   inputs.shape.insert(inputs.shape.begin(), rows);
 
+  if (inputs.boolean) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": holds bool, but model ", model.name,
+                                                   " takes ", DTypeName(model.input_dtype),
+                                                   ": save it as float32 zeros and ones"));
+  }
   if (inputs.dtype == DType::kUint8 && !model.accepts_uint8) {
     return absl::InvalidArgumentError(absl::StrCat(
         name, ": holds uint8, but model ", model.name, " takes ", DTypeName(model.input_dtype),

@@ -47,7 +47,7 @@ client::Array SliceRows(const client::Array& array, int64_t begin, int64_t count
 // dropped
 // ([N, 28, 28] for a model of [1, 28, 28]), which moves no element; takes one example without a
 // batch dimension for a batch of one. INVALID_ARGUMENT for any other shape, even one with as many
-// elements, and for element types that the model cannot take. `name` is for messages.
+// elements, and for element types that the model cannot take, such as bool. `name` is for messages.
 absl::Status ShapeForModel(const client::Model& model, const std::string& name,
                            client::Array& inputs);
 

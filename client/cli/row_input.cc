@@ -26,6 +26,7 @@ absl::Status NoRows(const std::string& name) {
 absl::Status ShapeForModel(const client::Model& model, const std::string& name, RowReader& reader) {
   Array all;
   all.dtype = reader.dtype();
+  all.boolean = reader.boolean();
   all.shape = reader.shape();
   if (reader.text()) {
     const int64_t columns = all.shape[1];

@@ -24,6 +24,12 @@ std::vector<int64_t> RowShape(const RowReader& reader) {
   return {reader.shape().begin() + 1, reader.shape().end()};
 }
 
+absl::Status CheckType(const std::string& path, const RowReader& inputs) {
+  if (!inputs.boolean()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      path, ": examples are bool, expected floats or uint8: save them as float32 zeros and ones"));
+}
+
 absl::Status ShapeAsModel(const std::string& path, const Manifest& manifest, RowReader& inputs) {
   const std::vector<int64_t> row = RowShape(inputs);
   if (row == manifest.input_shape) return absl::OkStatus();
@@ -71,6 +77,7 @@ absl::StatusOr<std::string> ImportDataset(const DataFiles& files, const Manifest
   const std::string& targets_path = files.targets.empty() ? files.inputs : files.targets;
   LAPLACED_ASSIGN_OR_RETURN(auto inputs, OpenKnown(files.inputs, {"x", "inputs"}));
   LAPLACED_ASSIGN_OR_RETURN(auto targets, OpenKnown(targets_path, {"y", "targets", "labels"}));
+  LAPLACED_RETURN_IF_ERROR(CheckType(files.inputs, *inputs));
   LAPLACED_RETURN_IF_ERROR(ShapeAsModel(files.inputs, manifest, *inputs));
   if (targets->rows() != inputs->rows()) {
     return absl::InvalidArgumentError(absl::StrCat(targets_path, ": has ", targets->rows(),

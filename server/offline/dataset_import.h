@@ -18,9 +18,9 @@ struct DataFiles {
   int64_t end = -1;     // negative: to the last one
 };
 
-// The id of the stored data set. Inputs may leave out dimensions of size 1 of the model's, integer
-// targets of any width become int64. INVALID_ARGUMENT (the message names the file) and those of
-// RowReader and DatasetStore.
+// The id of the stored data set. Inputs may leave out dimensions of size 1 of the model's and are
+// no bool, bool targets and integers of any width become int64. INVALID_ARGUMENT (the message names
+// the file) and those of RowReader and DatasetStore.
 absl::StatusOr<std::string> ImportDataset(const DataFiles& files, const Manifest& manifest,
                                           const DatasetStore& store);
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <string>
 
@@ -55,6 +56,15 @@ class ExamplesTest : public ::testing::Test {
     return path;
   }
 
+  // The same bytes as NumPy's bool.
+  std::string BoolNpy(const std::string& name, const Array& array) {
+    std::string bytes = *::laplaced::SerializeNpy(array);
+    bytes.replace(bytes.find("|u1"), 3, "|b1");
+    const std::string path = folder_ + "/" + name;
+    std::ofstream(path, std::ios::binary) << bytes;
+    return path;
+  }
+
   std::string folder_;
 };
 
@@ -85,6 +95,16 @@ TEST_F(ExamplesTest, MayHaveNoTargets) {
   const auto examples = ReadExamples({Npy("x.npy", Bytes({2, 2}, "abcd")), "", {}});
   ASSERT_TRUE(examples.ok()) << examples.status();
   EXPECT_FALSE(examples->targets.has_value());
+}
+
+TEST_F(ExamplesTest, KeepBoolApartFromPixels) {
+  const std::string x = BoolNpy("x.npy", Bytes({2, 2}, std::string("\1\0\0\1", 4)));
+  const std::string y = BoolNpy("y.npy", Bytes({2}, std::string("\1\0", 2)));
+  const auto examples = ReadExamples({x, y, {0, 1}});
+  ASSERT_TRUE(examples.ok()) << examples.status();
+  EXPECT_TRUE(examples->inputs.boolean);
+  ASSERT_TRUE(examples->targets.has_value());
+  EXPECT_THAT(*ClassLabels(*examples->targets, 2), ElementsAre(1));
 }
 
 TEST_F(ExamplesTest, AreCutToARangeOfRows) {
@@ -193,6 +213,18 @@ TEST(ShapeForModelTest, RefusesPixelsThatTheModelCannotScale) {
   model.accepts_uint8 = false;
   Array pixels = Bytes({1, 2}, "ab");
   EXPECT_THAT(std::string(ShapeForModel(model, "f", pixels).message()), HasSubstr("uint8"));
+}
+
+// The bytes that NumPy writes for True and False are pixels to nobody who wrote them.
+TEST(ShapeForModelTest, RefusesBoolAsPixelsAndSaysWhatToDo) {
+  Array mask = Bytes({1, 2}, std::string("\1\0", 2));
+  mask.boolean = true;
+  EXPECT_EQ(std::string(ShapeForModel(TwoPixelModel(), "f", mask).message()),
+            "f: holds bool, but model digits takes float32: save it as float32 zeros and ones");
+  mask.shape = {2, 1, 2};
+  mask.bytes += mask.bytes;
+  Array rows = SliceRows(mask, 0, 1);
+  EXPECT_FALSE(ShapeForModel(TwoPixelModel(), "f", rows).ok());
 }
 
 client::Model WithLabels(client::Likelihood likelihood, int64_t n_outputs) {

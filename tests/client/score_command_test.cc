@@ -212,6 +212,19 @@ TEST_F(ScoreCommand, TakesOneExampleWithoutABatchDimension) {
             "row,variance,variance_is_ood\n0,7,0\n");
 }
 
+TEST_F(ScoreCommand, RefusesBoolAsPixels) {
+  Array x;
+  x.dtype = DType::kUint8;
+  x.shape = {1, 2};
+  x.bytes = std::string("\1\0", 2);
+  std::string npy = *::laplaced::SerializeNpy(x);
+  WriteText("mask.npy", npy.replace(npy.find("|u1"), 3, "|b1"));
+  const Outcome outcome = Score("--output - --input " + folder_ + "/mask.npy");
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("mask.npy: holds bool, but model digits takes float32: save "
+                                     "it as float32 zeros and ones"));
+}
+
 TEST_F(ScoreCommand, SendsItsOptions) {
   const Outcome outcome = Score(
       "--ood-score variance --mode sampled --samples 8 --seed 3 --output - --input " + DataFile());

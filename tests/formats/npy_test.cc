@@ -87,6 +87,7 @@ TEST(NpyTest, ReadsEveryType) {
         absl::StrCat("{'descr': '", descr, "', 'fortran_order': False, 'shape': (3,), }"), data));
     ASSERT_THAT(array, IsOk()) << descr;
     EXPECT_EQ(array->dtype, dtype) << descr;
+    EXPECT_EQ(array->boolean, descr == std::string("|b1")) << descr;
     EXPECT_EQ(array->bytes, data) << descr;
   }
 }

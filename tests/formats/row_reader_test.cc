@@ -190,6 +190,20 @@ TEST(RowReaderTest, StopsWhileNothingComes) {
   close(ends[1]);
 }
 
+TEST(RowReaderTest, TellsBoolFromPixels) {
+  TempFolder folder;
+  const std::string pixels = *SerializeNpy(*AllocateArray(DType::kUint8, {2, 3}));
+  std::string mask = pixels;
+  mask.replace(mask.find("|u1"), 3, "|b1");
+  for (const bool boolean : {false, true}) {
+    auto reader = OpenRows(folder.Write("a.npy", boolean ? mask : pixels));
+    ASSERT_THAT(reader, IsOk());
+    EXPECT_EQ((*reader)->dtype(), DType::kUint8);
+    EXPECT_EQ((*reader)->boolean(), boolean);
+    EXPECT_EQ((*reader)->Next(1)->boolean, boolean);
+  }
+}
+
 TEST(RowReaderTest, SkipsRows) {
   TempFolder folder;
   const std::string path = folder.Write("a.npy", *SerializeNpy(Numbers(10)));
