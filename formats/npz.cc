@@ -133,6 +133,14 @@ absl::StatusOr<std::map<std::string, Array>> ReadNpz(const std::string& path, in
   return arrays;
 }
 
+absl::StatusOr<std::vector<std::string>> NpzKeys(const std::string& path) {
+  absl::StatusOr<ZipArchive> archive = OpenArchive(path, INT64_MAX);
+  if (!archive.ok()) return archive.status();
+  std::vector<std::string> keys;
+  for (const ZipMember& member : archive->members()) keys.push_back(KeyOf(member));
+  return keys;
+}
+
 absl::StatusOr<NpzMember> OpenNpzMember(const std::string& path,
                                         const std::vector<std::string>& keys) {
   absl::StatusOr<ZipArchive> archive = OpenArchive(path, INT64_MAX);

@@ -34,6 +34,9 @@ struct NpzMember {
   std::function<absl::Status()> end;  // after the last one: compares the checksum
 };
 
+// Names of the arrays of an archive, which are not unpacked.
+absl::StatusOr<std::vector<std::string>> NpzKeys(const std::string& path);
+
 // Opens the array called one of `keys`, the first that there is, or the only array of the archive.
 // Nothing is unpacked but what is read.
 absl::StatusOr<NpzMember> OpenNpzMember(const std::string& path,

@@ -106,6 +106,13 @@ Rows RowsOfStandardInput(std::shared_ptr<ByteStream> stream, const RowReaderOpti
   return CsvRowsOf(std::move(stream), options);
 }
 
+absl::Status UnknownKind(const std::string& path, const RowReaderOptions& options) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      path, ": unknown kind of file, expected a name that ends in ",
+      options.arrays_only ? ".npy, .npz or .gz or contains idx"
+                          : ".npy, .npz, .csv or .gz or contains idx, or - for standard input"));
+}
+
 }  // namespace
 
 RowReader::RowReader(std::string name, DType dtype, std::vector<int64_t> shape, bool text,
@@ -193,10 +200,9 @@ absl::StatusOr<std::unique_ptr<RowReader>> OpenRows(const std::string& path,
   const bool npy = absl::EndsWith(name, ".npy") || absl::EndsWith(name, ".npy.gz");
   const bool csv = absl::EndsWith(name, ".csv") || absl::EndsWith(name, ".csv.gz");
   const bool idx = absl::EndsWith(name, ".gz") || absl::StrContains(name, "idx");
-  if (path != kStandardInput && !npy && !csv && !idx) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": unknown kind of file, expected a name that ends in .npy, .npz, .csv ",
-                     "or .gz or contains idx, or - for standard input"));
+  const bool text = csv || path == kStandardInput;
+  if (options.arrays_only ? text || (!npy && !idx) : !text && !npy && !idx) {
+    return UnknownKind(path, options);
   }
   absl::StatusOr<std::unique_ptr<ByteStream>> stream = ByteStream::Open(path, options.stop);
   if (!stream.ok()) return stream.status();

@@ -24,6 +24,8 @@ namespace laplaced {
 struct RowReaderOptions {
   // Names of the array in a .npz file, the first that there is; the only array has any name.
   std::vector<std::string> keys = {"x", "inputs"};
+  // Refuses CSV and standard input, whose rows nobody knows the number of before their end.
+  bool arrays_only = false;
   // What the numbers of a CSV file become: kFloat32, kFloat64 or kUint8.
   DType text_dtype = DType::kFloat32;
   // Most bytes of one batch.

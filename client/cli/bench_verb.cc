@@ -76,6 +76,7 @@ absl::StatusOr<std::vector<client::Array>> Inputs(const BenchOptions& options,
   }
   ExampleFiles files;
   files.inputs = options.input;
+  files.inputs_only = true;
   auto examples = ReadExamples(files);
   if (!examples.ok()) return examples.status();
   const absl::Status shaped = ShapeForModel(model, options.input, examples->inputs);

@@ -61,6 +61,7 @@ absl::StatusOr<Inputs> ReadInputs(const EvaluateOptions& options, const client::
   for (const SetFile& file : inputs.ood_files) {
     InputOptions one;
     one.files.inputs = file.path;
+    one.files.inputs_only = true;
     one.limit = options.id.limit;
     absl::StatusOr<Examples> examples = ReadInput(one, model);
     if (!examples.ok()) return examples.status();

@@ -2,14 +2,16 @@
 
 #include <algorithm>
 #include <initializer_list>
-#include <map>
+#include <memory>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "formats/array_file.h"
+#include "formats/npz.h"
+#include "formats/row_reader.h"
 
 namespace laplace::cli {
 namespace {
@@ -19,50 +21,53 @@ using client::DType;
 using ::laplaced::DTypeName;
 using ::laplaced::ElementSize;
 using ::laplaced::NumElements;
+using ::laplaced::RowReader;
 using ::laplaced::ShapeString;
 
-using ArrayMap = std::map<std::string, Array>;
+using Keys = std::initializer_list<const char*>;
 
-constexpr std::initializer_list<const char*> kInputKeys = {"x", "inputs"};
-constexpr std::initializer_list<const char*> kTargetKeys = {"y", "targets", "labels"};
+constexpr Keys kInputKeys = {"x", "inputs"};
+constexpr Keys kTargetKeys = {"y", "targets", "labels"};
 
-absl::optional<Array> Take(ArrayMap& arrays, std::initializer_list<const char*> keys) {
-  for (const char* key : keys) {
-    const auto found = arrays.find(key);
-    if (found != arrays.end()) return std::move(found->second);
-  }
-  return absl::nullopt;
+// The array of a file that is called one of `keys`, or the only one; no other is read.
+absl::StatusOr<std::unique_ptr<RowReader>> OpenArray(const std::string& path, Keys keys) {
+  ::laplaced::RowReaderOptions options;
+  options.keys.assign(keys.begin(), keys.end());
+  options.arrays_only = true;
+  options.max_batch_bytes = ::laplaced::kDefaultMaxArrayBytes;
+  return ::laplaced::OpenRows(path, options);
 }
 
-// The array under one of `keys`, or the only one there is.
-absl::StatusOr<Array> TakeOrOnly(ArrayMap& arrays, std::initializer_list<const char*> keys,
-                                 const std::string& path) {
-  absl::optional<Array> array = Take(arrays, keys);
-  if (array) return *std::move(array);
-  if (arrays.size() == 1) return std::move(arrays.begin()->second);
-  const auto name = [](std::string* out, const ArrayMap::value_type& entry) {
-    *out += entry.first;
-  };
-  return absl::InvalidArgumentError(absl::StrCat(path, ": expected an array named ",
-                                                 absl::StrJoin(keys, " or "), ", found ",
-                                                 absl::StrJoin(arrays, ", ", name)));
+// Whether a file of inputs holds targets as well.
+absl::StatusOr<bool> HoldsTargets(const std::string& path) {
+  if (!absl::EndsWith(path, ".npz")) return false;
+  const absl::StatusOr<std::vector<std::string>> keys = ::laplaced::NpzKeys(path);
+  if (!keys.ok()) return keys.status();
+  // An only array is the inputs, whatever its name.
+  return keys->size() > 1 && std::find_first_of(keys->begin(), keys->end(), kTargetKeys.begin(),
+                                                kTargetKeys.end()) != keys->end();
 }
 
-absl::Status TakeRows(const RowRange& range, const std::string& path, Array& array) {
-  if (array.rows() == 0) {
+absl::StatusOr<Array> ReadRows(const RowRange& range, const std::string& path, RowReader& reader) {
+  const int64_t rows = reader.rows();
+  if (rows == 0) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": holds no rows (its array has shape ",
-                                                   ShapeString(array.shape),
+                                                   ShapeString(reader.shape()),
                                                    "), expected at least one"));
   }
-  const int64_t end = range.end < 0 ? array.rows() : range.end;
-  if (range.begin >= end || end > array.rows()) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": rows ", range.begin, ":", end,
-                                                   " are not among its ", array.rows(), " rows"));
+  const int64_t end = range.end < 0 ? rows : range.end;
+  if (range.begin >= end || end > rows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": rows ", range.begin, ":", end, " are not among its ", rows, " rows"));
   }
-  if (range.begin > 0 || end < array.rows()) {
-    array = SliceRows(array, range.begin, end - range.begin);
-  }
-  return absl::OkStatus();
+  absl::StatusOr<int64_t> skipped = reader.Skip(range.begin);
+  if (!skipped.ok()) return skipped.status();
+  absl::StatusOr<Array> wanted = reader.Next(end - range.begin);
+  if (!wanted.ok()) return wanted;
+  // To the end, where damage shows.
+  skipped = reader.Skip(rows - end);
+  if (!skipped.ok()) return skipped.status();
+  return wanted;
 }
 
 template <typename T>
@@ -164,33 +169,33 @@ absl::StatusOr<Examples> ReadExamples(const ExampleFiles& files) {
     targets_path = inputs_path.substr(comma + 1);
     inputs_path.resize(comma);
   }
-  absl::StatusOr<ArrayMap> arrays = ::laplaced::ReadArrayFile(inputs_path);
-  if (!arrays.ok()) return arrays.status();
-
-  Examples examples;
-  if (targets_path.empty()) {
-    examples.targets = Take(*arrays, kTargetKeys);
-  } else {
-    absl::StatusOr<ArrayMap> target_arrays = ::laplaced::ReadArrayFile(targets_path);
-    if (!target_arrays.ok()) return target_arrays.status();
-    absl::StatusOr<Array> targets = TakeOrOnly(*target_arrays, kTargetKeys, targets_path);
-    if (!targets.ok()) return targets.status();
-    examples.targets = *std::move(targets);
-  }
-  absl::StatusOr<Array> inputs = TakeOrOnly(*arrays, kInputKeys, inputs_path);
+  absl::StatusOr<std::unique_ptr<RowReader>> inputs = OpenArray(inputs_path, kInputKeys);
   if (!inputs.ok()) return inputs.status();
-  examples.inputs = *std::move(inputs);
-
-  if (examples.targets && examples.targets->rows() != examples.inputs.rows()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        targets_path.empty() ? inputs_path : targets_path, ": ", examples.targets->rows(),
-        " targets for ", examples.inputs.rows(), " inputs of ", inputs_path));
+  if (targets_path.empty() && !files.inputs_only) {
+    const absl::StatusOr<bool> both = HoldsTargets(inputs_path);
+    if (!both.ok()) return both.status();
+    if (*both) targets_path = inputs_path;
   }
-  absl::Status status = TakeRows(files.rows, inputs_path, examples.inputs);
-  if (status.ok() && examples.targets) {
-    status = TakeRows(files.rows, targets_path, *examples.targets);
+  std::unique_ptr<RowReader> targets;
+  if (!targets_path.empty()) {
+    absl::StatusOr<std::unique_ptr<RowReader>> opened = OpenArray(targets_path, kTargetKeys);
+    if (!opened.ok()) return opened.status();
+    targets = *std::move(opened);
   }
-  if (!status.ok()) return status;
+  if (targets && targets->rows() != (*inputs)->rows()) {
+    return absl::InvalidArgumentError(absl::StrCat(targets_path, ": ", targets->rows(),
+                                                   " targets for ", (*inputs)->rows(),
+                                                   " inputs of ", inputs_path));
+  }
+  Examples examples;
+  absl::StatusOr<Array> rows = ReadRows(files.rows, inputs_path, **inputs);
+  if (!rows.ok()) return rows.status();
+  examples.inputs = *std::move(rows);
+  if (targets) {
+    rows = ReadRows(files.rows, targets_path, *targets);
+    if (!rows.ok()) return rows.status();
+    examples.targets = *std::move(rows);
+  }
   return examples;
 }
 

@@ -2,9 +2,10 @@
 // takes.
 //
 // In a .npz file inputs are called `x` or `inputs` and targets `y`, `targets` or `labels`; a file
-// that holds one array is taken for what it is asked for. Errors: those of the file, and
-// INVALID_ARGUMENT that names the file, what was expected and what it holds. Free functions;
-// thread-safe.
+// that holds one array is taken for what it is asked for. Other arrays may be of any kind: they are
+// not read, and of those that are, only the rows that are wanted are kept. Errors: those of the
+// file, and INVALID_ARGUMENT that names the file, what was expected and what it holds. Free
+// functions; thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +31,7 @@ struct ExampleFiles {
   std::string inputs;   // also "INPUTS,TARGETS"
   std::string targets;  // empty: in the same file, if anywhere
   RowRange rows;
+  bool inputs_only = false;  // targets in the same file are left out
 };
 
 struct Examples {

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <string>
 
@@ -60,8 +61,12 @@ class ExamplesTest : public ::testing::Test {
   std::string BoolNpy(const std::string& name, const Array& array) {
     std::string bytes = *::laplaced::SerializeNpy(array);
     bytes.replace(bytes.find("|u1"), 3, "|b1");
+    return Text(name, bytes);
+  }
+
+  std::string Text(const std::string& name, const std::string& text) {
     const std::string path = folder_ + "/" + name;
-    std::ofstream(path, std::ios::binary) << bytes;
+    std::ofstream(path, std::ios::binary) << text;
     return path;
   }
 
@@ -131,6 +136,70 @@ TEST_F(ExamplesTest, SayWhatAFileHoldsInstead) {
   const std::string uneven = Npz({{"x", Bytes({2, 1}, "ab")}, {"y", Bytes({3}, "abc")}});
   EXPECT_THAT(std::string(ReadExamples({uneven, "", {}}).status().message()),
               HasSubstr("3 targets for 2 inputs"));
+}
+
+// What NumPy makes of texts.
+std::string TextNpy() {
+  const std::string text = "{'descr': '<U1', 'fortran_order': False, 'shape': (2,), }\n";
+  return "\x93NUMPY\x01" + std::string(1, '\0') + static_cast<char>(text.size()) +
+         std::string(1, '\0') + text + std::string(8, 'a');
+}
+
+TEST_F(ExamplesTest, MayLieBesideArraysThatNobodyAsksFor) {
+  const std::string x = Npy("x.npy", Bytes({2, 2}, "abcd"));
+  const std::string y = Npy("y.npy", Bytes({2}, "\1\2"));
+  const std::string names = Text("names.npy", TextNpy());
+  const std::string path = folder_ + "/train.npz";
+  ASSERT_TRUE(::laplaced::WriteNpzOfFiles(path, {{"names", names}, {"x", x}, {"y", y}}).ok());
+  for (const ExampleFiles& files : {ExampleFiles{path, "", {}}, ExampleFiles{path, path, {}}}) {
+    const auto examples = ReadExamples(files);
+    ASSERT_TRUE(examples.ok()) << examples.status();
+    EXPECT_EQ(examples->inputs.bytes, "abcd");
+    ASSERT_TRUE(examples->targets.has_value());
+    EXPECT_EQ(examples->targets->bytes, "\1\2");
+  }
+  ASSERT_TRUE(::laplaced::WriteNpzOfFiles(path, {{"x", x}, {"y", names}}).ok());
+  EXPECT_THAT(std::string(ReadExamples({path, "", {}}).status().message()),
+              HasSubstr("train.npz: member 'y.npy': header: type '<U1' is not supported"));
+  const auto inputs = ReadExamples({path, "", {}, /*inputs_only=*/true});
+  ASSERT_TRUE(inputs.ok()) << inputs.status();
+  EXPECT_EQ(inputs->inputs.bytes, "abcd");
+  EXPECT_FALSE(inputs->targets.has_value());
+  ASSERT_TRUE(::laplaced::WriteNpzOfFiles(path, {{"names", names}, {"y", y}}).ok());
+  EXPECT_THAT(std::string(ReadExamples({path, "", {}}).status().message()),
+              HasSubstr("expected an array named x or inputs, found names, y"));
+}
+
+TEST_F(ExamplesTest, AreTheOnlyArrayOfAFileWhateverItsName) {
+  const std::string path = Npz({{"y", Bytes({2, 2}, "abcd")}});
+  const auto examples = ReadExamples({path, "", {}});
+  ASSERT_TRUE(examples.ok()) << examples.status();
+  EXPECT_EQ(examples->inputs.bytes, "abcd");
+  EXPECT_FALSE(examples->targets.has_value());
+}
+
+TEST_F(ExamplesTest, AreNotReadFromTextOrStandardInput) {
+  for (const std::string& path : {Text("a.csv", "1,2\n"), Text("a.txt", "1"), std::string("-")}) {
+    EXPECT_EQ(std::string(ReadExamples({path, "", {}}).status().message()),
+              path +
+                  ": unknown kind of file, expected a name that ends in .npy, .npz or .gz or "
+                  "contains idx");
+  }
+}
+
+// Also in rows that are left out.
+TEST_F(ExamplesTest, AreRefusedWhereTheFileIsDamaged) {
+  const std::string path = folder_ + "/stored.npz";
+  ASSERT_TRUE(::laplaced::WriteNpz(path, {{"x", Bytes({100, 1}, std::string(100, 'a'))}},
+                                   ::laplaced::NpzCompression::kStored)
+                  .ok());
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  std::string bytes(std::istreambuf_iterator<char>(file), {});
+  file.seekp(static_cast<std::streamoff>(bytes.find("aaaa") + 99));
+  file.put('b');
+  file.close();
+  EXPECT_THAT(std::string(ReadExamples({path, "", {0, 10}}).status().message()),
+              HasSubstr("damaged"));
 }
 
 TEST(ParseRowRangeTest, TakesOpenEnds) {

@@ -233,6 +233,17 @@ TEST(NpzTest, SurvivesEveryBitFlipAndNeverReturnsOtherValues) {
   }
 }
 
+TEST(NpzTest, ListsNamesAndReadsNoArrayForThat) {
+  TempFolder folder;
+  const std::string path =
+      folder.Write("x.npz", Archive({Stored("a.npy", "no array"), Stored("b/c.npy", SmallNpy())}));
+  const auto keys = NpzKeys(path);
+  ASSERT_THAT(keys, IsOk());
+  EXPECT_THAT(*keys, ::testing::ElementsAre("a", "b/c"));
+  EXPECT_THAT(NpzKeys(folder.Write("y.npz", Archive({Stored("a.txt", "")}))),
+              StatusIs(kInvalid, HasSubstr("ends in .npy")));
+}
+
 TEST(NpzTest, RefusesOtherFiles) {
   EXPECT_THAT(ReadBytes(""), StatusIs(kInvalid));
   EXPECT_THAT(ReadBytes(SmallNpy()), StatusIs(kInvalid, HasSubstr("not a readable ZIP archive")));

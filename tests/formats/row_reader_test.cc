@@ -262,6 +262,17 @@ TEST(RowReaderTest, RefusesDamage) {
               StatusIs(kInvalid, HasSubstr("expected an array named x or inputs, found a, b")));
 }
 
+TEST(RowReaderTest, RefusesTextAndStandardInputWhereArraysAreWanted) {
+  TempFolder folder;
+  RowReaderOptions options;
+  options.arrays_only = true;
+  EXPECT_THAT(OpenRows(folder.Write("a.npy", *SerializeNpy(Numbers(1))), options), IsOk());
+  for (const std::string& path :
+       {folder.Write("a.csv", "1"), folder.Write("a.csv.gz", "1"), std::string("-")}) {
+    EXPECT_THAT(OpenRows(path, options), StatusIs(kInvalid, HasSubstr("unknown kind of file")));
+  }
+}
+
 TEST(RowReaderTest, TakesNoMoreMemoryThanOneBatchMay) {
   TempFolder folder;
   // A compressed file that announces one row of 4 TiB.
