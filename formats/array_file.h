@@ -1,5 +1,5 @@
-// One way in for every file of numbers that a user may name: .npy, .npz and IDX, the last plain or
-// with gzip.
+// Whole files of numbers: .npy, .npz and IDX, the last plain or with gzip. Files that may hold more
+// than is wanted of them are read by row_reader.h.
 //
 // The format is chosen by the end of the name: ".npy"; ".npz"; and for IDX any name that ends in
 // ".gz" or whose last part contains "idx", such as "train-images-idx3-ubyte.gz" and "t10k.idx3".

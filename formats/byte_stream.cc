@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "formats/deflate_bound.h"
 #include "formats/file_error.h"
 
 namespace laplaced {
@@ -146,6 +147,11 @@ absl::StatusOr<absl::string_view> ByteStream::Peek(size_t size) {
 }
 
 void ByteStream::Skip(size_t size) { begin_ += std::min(size, end_ - begin_); }
+
+int64_t ByteStream::most_bytes() const {
+  if (!file_size_) return INT64_MAX;
+  return inflating_ ? MaxInflatedBytes(*file_size_) : *file_size_;
+}
 
 absl::StatusOr<size_t> ByteStream::Read(char* out, size_t size) {
   size_t done = 0;

@@ -48,6 +48,8 @@ class ByteStream {
   bool compressed() const { return inflating_; }
   // As stored; none of standard input.
   absl::optional<int64_t> file_size() const { return file_size_; }
+  // How many bytes the file can hold, unpacked; no bound for standard input.
+  int64_t most_bytes() const;
   // For messages.
   const std::string& name() const { return name_; }
 

@@ -4,7 +4,6 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
-#include "formats/deflate_bound.h"
 
 namespace laplaced {
 namespace {
@@ -33,13 +32,6 @@ absl::StatusOr<DType> ElementType(int code, const std::string& path) {
   }
 }
 
-// How many bytes of elements the stream can hold behind a header of `header_bytes`.
-int64_t Capacity(const ByteStream& stream, int64_t header_bytes) {
-  if (!stream.file_size()) return INT64_MAX;
-  const int64_t size = *stream.file_size();
-  return (stream.compressed() ? MaxInflatedBytes(size) : size) - header_bytes;
-}
-
 }  // namespace
 
 absl::StatusOr<IdxHeader> ReadIdxHeader(ByteStream& stream) {
@@ -63,7 +55,7 @@ absl::StatusOr<IdxHeader> ReadIdxHeader(ByteStream& stream) {
   }
   absl::StatusOr<int64_t> bytes = NumBytes(header.dtype, header.shape);
   if (!bytes.ok()) return Malformed(path, bytes.status().message());
-  if (const int64_t capacity = Capacity(stream, 4 + 4 * int64_t{magic[3]}); *bytes > capacity) {
+  if (const int64_t capacity = stream.most_bytes() - 4 - 4 * int64_t{magic[3]}; *bytes > capacity) {
     return Malformed(
         path, absl::StrCat(DTypeName(header.dtype), " array of shape ", ShapeString(header.shape),
                            " needs ", *bytes, " bytes, the file can hold at most ",

@@ -18,6 +18,7 @@ namespace {
 constexpr char kNpyMagic[] = "\x93NUMPY";
 // Rows that are left out are read in pieces of about this size.
 constexpr int64_t kSkipBytes = 1 << 20;
+constexpr size_t kPieceBytes = 1 << 20;
 
 // Elements of a fixed size, one after the other.
 class BinaryRows final : public RowReader {
@@ -32,8 +33,16 @@ class BinaryRows final : public RowReader {
 
  private:
   absl::StatusOr<int64_t> Read(int64_t count, int64_t row_bytes, std::string& bytes) override {
-    bytes.resize(static_cast<size_t>(count * row_bytes));
-    if (absl::Status status = read_(bytes.data(), bytes.size()); !status.ok()) return status;
+    const auto size = static_cast<size_t>(count * row_bytes);
+    // Room for all of them, but no page of it before its bytes have come: a compressed file may
+    // announce more than it holds.
+    bytes.reserve(size);
+    while (bytes.size() < size) {
+      const size_t begin = bytes.size();
+      bytes.resize(std::min(size, begin + kPieceBytes));
+      const absl::Status status = read_(&bytes[begin], bytes.size() - begin);
+      if (!status.ok()) return status;
+    }
     if (swap_bytes_) IdxToNative(dtype(), bytes.data(), bytes.size());
     return count;
   }
@@ -64,6 +73,13 @@ Rows NpyRows(std::shared_ptr<ByteStream> stream, const RowReaderOptions& options
   const std::string& name = stream->name();
   absl::StatusOr<NpyHeader> header = ReadNpyHeader(read, total, name);
   if (!header.ok()) return header.status();
+  const absl::StatusOr<int64_t> bytes = NumBytes(header->dtype, header->shape);
+  if (!bytes.ok()) return bytes.status();
+  if (const int64_t room = stream->most_bytes() - header->data_offset; *bytes > room) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, ": ", DTypeName(header->dtype), " array of shape ", ShapeString(header->shape),
+        " needs ", *bytes, " bytes after the header, the file can hold at most ", room));
+  }
   return std::make_unique<BinaryRows>(
       name, *std::move(header), read, [stream] { return CheckEndOf(*stream); },
       /*swap_bytes=*/false, options.max_batch_bytes);
@@ -197,6 +213,10 @@ absl::StatusOr<std::unique_ptr<RowReader>> OpenRows(const std::string& path,
                                                     const RowReaderOptions& options) {
   const std::string name = path.substr(path.rfind('/') + 1);
   if (absl::EndsWith(name, ".npz")) return NpzRows(path, options);
+  if (absl::EndsWith(name, ".npz.gz")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": a .npz may not be compressed once more, unpack it first"));
+  }
   const bool npy = absl::EndsWith(name, ".npy") || absl::EndsWith(name, ".npy.gz");
   const bool csv = absl::EndsWith(name, ".csv") || absl::EndsWith(name, ".csv.gz");
   const bool idx = absl::EndsWith(name, ".gz") || absl::StrContains(name, "idx");

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <zlib.h>
 
 #include <filesystem>
 #include <fstream>
@@ -64,6 +65,15 @@ class ExamplesTest : public ::testing::Test {
     return Text(name, bytes);
   }
 
+  std::string Gzipped(const std::string& name, const Array& array) {
+    const std::string bytes = *::laplaced::SerializeNpy(array);
+    const std::string path = folder_ + "/" + name;
+    const gzFile file = gzopen(path.c_str(), "wb");
+    EXPECT_GT(gzwrite(file, bytes.data(), static_cast<unsigned>(bytes.size())), 0);
+    EXPECT_EQ(gzclose(file), Z_OK);
+    return path;
+  }
+
   std::string Text(const std::string& name, const std::string& text) {
     const std::string path = folder_ + "/" + name;
     std::ofstream(path, std::ios::binary) << text;
@@ -94,6 +104,16 @@ TEST_F(ExamplesTest, ComeFromTwoFilesGivenEitherWay) {
     ASSERT_TRUE(examples->targets.has_value());
     EXPECT_EQ(examples->targets->bytes, "\1\2");
   }
+}
+
+TEST_F(ExamplesTest, MayBeCompressed) {
+  const std::string x = Gzipped("x.npy.gz", Bytes({2, 2}, "abcd"));
+  const std::string y = Gzipped("y.npy.gz", Bytes({2}, "\1\2"));
+  const auto examples = ReadExamples({x, y, {1, 2}});
+  ASSERT_TRUE(examples.ok()) << examples.status();
+  EXPECT_EQ(examples->inputs.bytes, "cd");
+  ASSERT_TRUE(examples->targets.has_value());
+  EXPECT_EQ(examples->targets->bytes, "\2");
 }
 
 TEST_F(ExamplesTest, MayHaveNoTargets) {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -249,6 +250,8 @@ TEST(RowReaderTest, RefusesDamage) {
   EXPECT_THAT(ReadFile(folder.Write("c.npy.gz", Gzip(npy) + "trailing")),
               StatusIs(kInvalid, HasSubstr("damaged")));
   EXPECT_THAT(ReadFile(folder.File("none.npy")), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(ReadFile(folder.Write("x.npz.gz", Gzip(npy))),
+              StatusIs(kInvalid, HasSubstr("unpack it first")));
   EXPECT_THAT(ReadFile(folder.Write("a.txt", "1")), StatusIs(kInvalid, HasSubstr("unknown kind")));
 
   // A stored member with one byte changed: the checksum tells, when the end is reached.
@@ -278,6 +281,12 @@ TEST(RowReaderTest, TakesNoMoreMemoryThanOneBatchMay) {
   // A compressed file that announces one row of 4 TiB.
   const std::string huge = *SerializeNpyHeader(DType::kUint8, {1, int64_t{1} << 42});
   EXPECT_THAT(ReadFile(folder.Write("x.npy.gz", Gzip(huge))),
+              StatusIs(kInvalid, HasSubstr("needs 4398046511104 bytes after the header, the file "
+                                           "can hold at most")));
+  // Zeros enough for a row of 512 MiB.
+  const std::string wide = *SerializeNpyHeader(DType::kUint8, {1, 1 << 29});
+  EXPECT_THAT(ReadFile(folder.Write("x.npy.gz", Gzip(wide + std::string(1 << 20, '\0')) +
+                                                    std::string(1 << 20, '\0'))),
               StatusIs(kInvalid, HasSubstr("more than the 268435456 bytes")));
   RowReaderOptions options;
   options.max_batch_bytes = 24;
@@ -367,11 +376,35 @@ TEST(CsvRowsTest, BoundsTheLengthOfALine) {
   EXPECT_THAT(ReadFile(path), StatusIs(kInvalid, HasSubstr("line 1 has more than 33554432 bytes")));
 }
 
+int64_t PeakResidentBytes() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * 1024;
+}
+
 int64_t ResidentBytes() {
   std::ifstream file("/proc/self/statm");
   int64_t pages = 0, resident = 0;
   file >> pages >> resident;
   return resident * sysconf(_SC_PAGESIZE);
+}
+
+TEST(RowReaderTest, TakesMemoryForWhatHasCome) {
+  TempFolder folder;
+  // 8 MB of zeros in a file that is long enough to hold the 1 GB that it announces.
+  const std::string start =
+      *SerializeNpyHeader(DType::kUint8, {1000, 1 << 20}) + std::string(8 << 20, '\0');
+  std::string packed = Gzip(start);
+  packed.resize(packed.size() - 8);  // without the checksum
+  packed += std::string(2 << 20, '\xff');
+  RowReaderOptions options;
+  options.max_batch_bytes = int64_t{2} << 30;
+  auto reader = OpenRows(folder.Write("a.npy.gz", packed), options);
+  ASSERT_THAT(reader, IsOk());
+  const int64_t before = PeakResidentBytes();
+  EXPECT_THAT((*reader)->Next(1000), StatusIs(kInvalid, HasSubstr("damaged")));
+  // AddressSanitizer writes an eighth of what is announced.
+  EXPECT_LT(PeakResidentBytes() - before, 400 << 20);
 }
 
 TEST(RowReaderTest, ReadsALargeFileInConstantMemory) {
