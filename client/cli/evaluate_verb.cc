@@ -70,31 +70,32 @@ absl::StatusOr<Inputs> ReadInputs(const EvaluateOptions& options, const client::
   return inputs;
 }
 
-// The calls, one for each batch of a file: all answered by one version, posterior and mode.
+// The calls, one for each batch of a file: all answered by one version, posterior and mode. Takes
+// the inputs, which may be large, so that no set is there twice.
 class Asker {
  public:
   Asker(const client::Client& client, const EvaluateOptions& options,
         std::vector<std::string> scores, Evaluation& evaluation)
       : client_(client), options_(options), scores_(std::move(scores)), evaluation_(evaluation) {}
 
-  absl::StatusOr<client::Prediction> Predict(const client::Array& inputs, ScoredSet& set) {
+  absl::StatusOr<client::Prediction> Predict(client::Array inputs, ScoredSet& set) {
     client::PredictRequest request;
-    SetCommon(inputs, request);
+    SetCommon(std::move(inputs), request);
     return Ask<client::Prediction>(set, "predicting", request, PredictRows);
   }
 
-  absl::Status Score(const client::Array& inputs, ScoredSet& set) {
+  absl::Status Score(client::Array inputs, ScoredSet& set) {
     client::ScoreRequest request;
-    SetCommon(inputs, request);
+    SetCommon(std::move(inputs), request);
     return Ask<client::Scores>(set, "scoring", request, ScoreRows).status();
   }
 
  private:
   template <typename Request>
-  void SetCommon(const client::Array& inputs, Request& request) const {
+  void SetCommon(client::Array inputs, Request& request) const {
     request.model = options_.id.model.name;
     request.version = evaluation_.version;
-    request.inputs = inputs;
+    request.inputs = std::move(inputs);
     request.ood_scores = scores_;
     request.variance_mode = evaluation_.variance_mode;
     if (options_.mode.samples > 0) request.samples = options_.mode.samples;
@@ -204,16 +205,19 @@ absl::Status Evaluate(const Context& context, const EvaluateOptions& options) {
               evaluation);
   client::Prediction prediction;
   if (inputs->truth) {
-    absl::StatusOr<client::Prediction> answer = asker.Predict(inputs->id.inputs, evaluation.id);
+    absl::StatusOr<client::Prediction> answer =
+        asker.Predict(std::move(inputs->id.inputs), evaluation.id);
     if (!answer.ok()) return answer.status();
     prediction = *std::move(answer);
-  } else if (absl::Status status = asker.Score(inputs->id.inputs, evaluation.id); !status.ok()) {
+  } else if (absl::Status status = asker.Score(std::move(inputs->id.inputs), evaluation.id);
+             !status.ok()) {
     return status;
   }
   for (size_t t = 0; t < inputs->ood.size(); ++t) {
     const SetFile& file = inputs->ood_files[t];
     ScoredSet set = {file.name, file.path, inputs->ood[t].rows(), {}};
-    if (absl::Status status = asker.Score(inputs->ood[t], set); !status.ok()) return status;
+    const absl::Status status = asker.Score(std::move(inputs->ood[t]), set);
+    if (!status.ok()) return status;
     evaluation.ood.push_back(std::move(set));
   }
   if (!options.scores_file.empty()) {

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <zlib.h>
 
 #include <filesystem>
@@ -141,6 +142,26 @@ TEST_F(ExamplesTest, AreCutToARangeOfRows) {
   EXPECT_EQ(examples->targets->bytes, "\2\3");
   EXPECT_THAT(std::string(ReadExamples({path, "", {2, 9}}).status().message()),
               HasSubstr("rows 2:9 are not among its 4 rows"));
+}
+
+int64_t PeakResidentBytes() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * 1024;
+}
+
+TEST_F(ExamplesTest, TakeMemoryForTheRowsThatAreWanted) {
+  // 600 MB of zeros that take no room on the disk.
+  const int64_t rows = 600000;
+  const std::string header = *::laplaced::SerializeNpyHeader(DType::kUint8, {rows, 1000});
+  const std::string path = Text("large.npy", header);
+  std::filesystem::resize_file(path, header.size() + rows * 1000);
+  const int64_t before = PeakResidentBytes();
+  const auto examples = ReadExamples({path, "", {1000, 2000}});
+  ASSERT_TRUE(examples.ok()) << examples.status();
+  EXPECT_THAT(examples->inputs.shape, ElementsAre(1000, 1000));
+  EXPECT_EQ(examples->inputs.bytes, std::string(1000 * 1000, '\0'));
+  EXPECT_LT(PeakResidentBytes() - before, 400 << 20);
 }
 
 TEST_F(ExamplesTest, AreNotFoundInAFileWithoutRows) {
