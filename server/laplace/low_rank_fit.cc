@@ -323,6 +323,23 @@ absl::StatusOr<at::Tensor> TakeVectors(const EmpiricalRisk& risk, EigenPairs& pa
   return whole;
 }
 
+// Why there are fewer directions than were asked for: `found`, of `looked` pairs of Lanczos.
+std::string WhyFewer(const LowRankOptions& options, const EigenPairs& pairs, int64_t looked,
+                     int64_t found) {
+  if (looked < options.rank && pairs.products == options.max_products && !pairs.rank_exhausted) {
+    return absl::StrCat(
+        "max_products ", options.max_products, " allowed only ", looked, " of the ", options.rank,
+        " directions asked for",
+        found < looked ? absl::StrCat(", ", found, " of them with positive curvature") : "");
+  }
+  if (options.curvature.kind == CurvatureKind::kHessian) {
+    return absl::StrCat("only ", found, " of the ", options.rank,
+                        " directions asked for have positive curvature");
+  }
+  return absl::StrCat("the curvature of the direction batch has rank ", found, ", less than the ",
+                      options.rank, " directions asked for");
+}
+
 // Lanczos on batch number `set`, with what is worth a warning.
 absl::StatusOr<EigenPairs> FindDirections(const EmpiricalRisk& risk, const at::Tensor& rows,
                                           const LowRankOptions& options, uint64_t set,
@@ -348,6 +365,7 @@ absl::StatusOr<EigenPairs> FindDirections(const EmpiricalRisk& risk, const at::T
   }
   LAPLACED_ASSIGN_OR_RETURN(
       EigenPairs pairs, Lanczos(*MakeCurvatureOperator(risk, rows, options.curvature), lanczos));
+  const int64_t looked = pairs.values.size(0);
   if (options.curvature.kind == CurvatureKind::kHessian) {
     // Only valleys make a posterior: pairs without positive curvature are not directions of it.
     const int64_t positive = (pairs.values > 0).sum().item<int64_t>();
@@ -370,14 +388,7 @@ absl::StatusOr<EigenPairs> FindDirections(const EmpiricalRisk& risk, const at::T
         " products; curvature along them is still measured without bias (raise max_products to "
         "sharpen them)"));
   }
-  if (found < options.rank) {
-    warnings->push_back(options.curvature.kind == CurvatureKind::kHessian
-                            ? absl::StrCat("only ", found, " of the ", options.rank,
-                                           " directions asked for have positive curvature")
-                            : absl::StrCat("the curvature of the direction batch has rank ", found,
-                                           ", less than the ", options.rank,
-                                           " directions asked for"));
-  }
+  if (found < options.rank) warnings->push_back(WhyFewer(options, pairs, looked, found));
   return pairs;
 }
 

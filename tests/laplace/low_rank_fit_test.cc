@@ -1,6 +1,7 @@
 // Debiasing strategies and residuals against dense computations, in fp64.
 #include "server/laplace/low_rank_fit.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "server/data/sampler.h"
@@ -11,6 +12,10 @@ namespace laplaced {
 namespace {
 
 using reference::RandomNormal;
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 double Max(const at::Tensor& t) { return t.abs().max().item<double>(); }
 
@@ -268,6 +273,31 @@ TEST_F(LowRankFitTest, AMemoryBudgetChangesTheRestartsAndNotTheDirections) {
   const auto wide = Fit();
   EXPECT_LT(Max(tight->Report().biased - usual->Report().biased), 1e-9);
   EXPECT_LT(Max(wide->Report().biased - usual->Report().biased), 1e-9);
+}
+
+TEST_F(LowRankFitTest, FewerDirectionsThanAskedForSayWhy) {
+  options_.rank = 12;
+  options_.max_products = 4;
+  EXPECT_EQ(Fit()->parts().directions.size(1), 4);
+  EXPECT_THAT(warnings_, Contains("max_products 4 allowed only 4 of the 12 directions asked for"));
+  EXPECT_THAT(warnings_, Not(Contains(HasSubstr("has rank"))));
+
+  warnings_.clear();
+  options_.curvature.kind = CurvatureKind::kHessian;
+  options_.max_products = 11;
+  const int64_t positive = Fit()->parts().directions.size(1);
+  ASSERT_LT(positive, 11) << "some of the pairs are negative";
+  EXPECT_THAT(warnings_, Contains(AllOf(HasSubstr("max_products 11 allowed only 11 of the 12"),
+                                        HasSubstr("of them with positive curvature"))));
+
+  // One example with three classes: no more than two directions exist.
+  warnings_.clear();
+  options_.curvature.kind = CurvatureKind::kGgn;
+  options_.max_products = 400;
+  options_.direction_batch_size = 1;
+  EXPECT_EQ(Fit()->parts().directions.size(1), 2);
+  EXPECT_THAT(warnings_, Contains("the curvature of the direction batch has rank 2, less than the "
+                                  "12 directions asked for"));
 }
 
 }  // namespace
