@@ -173,7 +173,7 @@ std::string Missing(const Score& score, const OodKnowledge& knowledge) {
       if (features == nullptr) return "needs features, which this posterior has none of";
       return features->has_head() ? "" : "needs the features of the last linear layer";
     case Takes::kScales:
-      return !knowledge.combined.empty() ? "" : "needs features and validation data";
+      return !knowledge.combined.empty() ? "" : "needs features and validation data that differ";
   }
   return "";
 }

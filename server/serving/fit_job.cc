@@ -40,6 +40,21 @@ std::string Now() {
   return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone());
 }
 
+// Keeps a default score that the posterior has, and warns if there is no combined because the
+// calibration's examples are all equal.
+void SettleScores(const OodKnowledge& knowledge, bool all_equal, PosteriorRecord& record) {
+  static constexpr char kEqual[] =
+      "the examples that thresholds come from have equal scores (one example, or the same one "
+      "again): there is no OOD score combined. Calibrate the posterior with more data";
+  std::vector<std::string>& warnings = record.warnings;
+  warnings.erase(std::remove(warnings.begin(), warnings.end(), kEqual), warnings.end());
+  if (all_equal) warnings.push_back(kEqual);
+  const std::vector<std::string> available = OodScoreNames(knowledge);
+  if (std::find(available.begin(), available.end(), record.default_ood_score) == available.end()) {
+    record.default_ood_score = DefaultOodScore(knowledge);
+  }
+}
+
 }  // namespace
 
 absl::Status RunFitJob(const FitJob& job, const std::string& folder, OperationHandle& handle,
@@ -106,11 +121,7 @@ absl::Status RunFitJob(const FitJob& job, const std::string& folder, OperationHa
   record.create_time = Now();
   record.fit_seconds = time.Seconds();
   record.peak_memory_bytes = memory.rise();
-  const std::string& usual = record.default_ood_score;
-  const std::vector<std::string> available = OodScoreNames(ood.knowledge);
-  if (std::find(available.begin(), available.end(), usual) == available.end()) {
-    record.default_ood_score = DefaultOodScore(ood.knowledge);
-  }
+  SettleScores(ood.knowledge, calibration && calibration->all_equal(), record);
   return SavePosterior(folder, job.risk->network, result, ood, record);
 }
 
@@ -143,6 +154,7 @@ absl::Status RunCalibrationJob(const CalibrationJob& job, const std::string& fol
   LAPLACED_ASSIGN_OR_RETURN(record.ood_thresholds, calibration.Thresholds(record.target_id_rate));
   handle.Report("saving", 0, 1, 0.98);
   record.create_time = Now();
+  SettleScores(calibration.knowledge(), calibration.all_equal(), record);
   return SaveCalibrated(folder, before, calibration.knowledge(), record);
 }
 

@@ -1,5 +1,7 @@
 #include "server/serving/ood_calibration.h"
 
+#include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "server/model/torch_status.h"
@@ -14,6 +16,30 @@ constexpr char kCombined[] = "combined";
 void Append(std::vector<double>& out, const at::Tensor& scores) {
   const at::Tensor s = scores.contiguous();
   out.insert(out.end(), s.data_ptr<double>(), s.data_ptr<double>() + s.numel());
+}
+
+// Where the parts of combined lie on the data that the thresholds are of; none unless all have
+// quantiles.
+std::vector<ScoreScale> ScalesOf(const std::vector<OodThresholdRecord>& thresholds) {
+  constexpr size_t kMedian = 4, kUpper = 7;  // in kIdQuantiles
+  static_assert(kIdQuantiles[kMedian] == .5 && kIdQuantiles[kUpper] == .95);
+  std::vector<ScoreScale> scales;
+  const std::vector<std::string> parts = CombinedParts();
+  for (const std::string& part : parts) {
+    for (const OodThresholdRecord& threshold : thresholds) {
+      const std::vector<double>& quantiles = threshold.id_quantiles;
+      if (threshold.score != part || quantiles.size() != std::size(kIdQuantiles)) continue;
+      scales.push_back({part, quantiles[kMedian], quantiles[kUpper] - quantiles[kMedian]});
+    }
+  }
+  return scales.size() == parts.size() ? scales : std::vector<ScoreScale>();
+}
+
+// By more than the rounding errors of equal examples. The parts are distances between unit vectors
+// and energies in nats, whose errors do not shrink with them.
+bool Spreads(const ScoreScale& scale) {
+  constexpr double kRounding = 1e-5;
+  return scale.spread > kRounding * std::max(1.0, std::abs(scale.median));
 }
 
 }  // namespace
@@ -37,18 +63,13 @@ absl::StatusOr<at::Tensor> TrainingFeatures::Forward(const at::Tensor& x,
 }
 
 std::vector<ScoreScale> CombinedScales(const std::vector<OodThresholdRecord>& thresholds) {
-  constexpr size_t kMedian = 4, kUpper = 7;  // in kIdQuantiles
-  static_assert(kIdQuantiles[kMedian] == .5 && kIdQuantiles[kUpper] == .95);
-  std::vector<ScoreScale> scales;
-  const std::vector<std::string> parts = CombinedParts();
-  for (const std::string& part : parts) {
-    for (const OodThresholdRecord& threshold : thresholds) {
-      const std::vector<double>& quantiles = threshold.id_quantiles;
-      if (threshold.score != part || quantiles.size() != std::size(kIdQuantiles)) continue;
-      scales.push_back({part, quantiles[kMedian], quantiles[kUpper] - quantiles[kMedian]});
-    }
+  const auto is_combined = [](const OodThresholdRecord& t) { return t.score == kCombined; };
+  std::vector<ScoreScale> scales = ScalesOf(thresholds);
+  if (std::any_of(scales.begin(), scales.end(), Spreads) ||
+      std::any_of(thresholds.begin(), thresholds.end(), is_combined)) {
+    return scales;
   }
-  return scales.size() == parts.size() ? scales : std::vector<ScoreScale>();
+  return {};
 }
 
 OodCalibration::OodCalibration(const LoadedModel& model, OodKnowledge knowledge, const Ranks& ranks)
@@ -131,6 +152,7 @@ absl::StatusOr<std::vector<OodThresholdRecord>> OodCalibration::Thresholds(doubl
     };
     for (const std::string& name : OodScoreNames(knowledge_)) LAPLACED_RETURN_IF_ERROR(add(name));
     knowledge_.combined = CombinedScales(thresholds);
+    equal_ = knowledge_.combined.empty() && !ScalesOf(thresholds).empty();
     if (!knowledge_.combined.empty()) LAPLACED_RETURN_IF_ERROR(add(kCombined));
     return thresholds;
   });

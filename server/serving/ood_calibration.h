@@ -42,7 +42,9 @@ class TrainingFeatures {
   FeatureGatherer gatherer_;
 };
 
-// The scales of combined that thresholds hold; none unless all its parts have quantiles.
+// The scales of combined that thresholds hold; none unless all its parts have quantiles, and none
+// if no part spreads: combined would be the same number for every input. Thresholds that have
+// combined among them keep it: releases before made it of any data.
 std::vector<ScoreScale> CombinedScales(const std::vector<OodThresholdRecord>& thresholds);
 
 // Every score of in-distribution data, and the thresholds that follow. Of several ranks, each adds
@@ -62,6 +64,8 @@ class OodCalibration {
 
   // After Thresholds: with templates, and with what it found out for combined.
   const OodKnowledge& knowledge() const { return knowledge_; }
+  // After Thresholds: there is no combined only because all examples have equal scores.
+  bool all_equal() const { return equal_; }
 
  private:
   std::vector<double> ValuesOf(const std::string& score) const;
@@ -71,6 +75,7 @@ class OodCalibration {
   const Ranks& ranks_;
   std::vector<std::string> names_;  // all that can be computed batch by batch
   std::vector<std::vector<double>> values_;
+  bool equal_ = false;
   absl::optional<ClassTemplates> gathered_;
   std::vector<at::Tensor> f_;  // fp32, for kl_matching, which needs all of them first
 };
