@@ -9,6 +9,7 @@
 #include "server/model/field_error.h"
 #include "server/rpc/enum_words.h"
 #include "server/rpc/request_checks.h"
+#include "server/serving/fit_request_check.h"
 
 namespace laplaced {
 namespace {
@@ -22,19 +23,6 @@ std::string NameOf(Enum value, Enum default_value) {
   const std::string& name =
       descriptor->FindValueByNumber(value == Enum() ? default_value : value)->name();
   return value == Enum() ? absl::StrCat(name, " (the default)") : name;
-}
-
-std::string StructureName(const v1::FitOptions& options) {
-  return NameOf(options.structure(), v1::POSTERIOR_STRUCTURE_LOW_RANK);
-}
-
-std::string DebiasingName(const v1::FitOptions& options) {
-  return NameOf(options.debiasing(), v1::DEBIASING_STRATEGY_TWO_BATCH);
-}
-
-bool IsLowRank(const v1::FitOptions& options) {
-  return options.structure() == v1::POSTERIOR_STRUCTURE_UNSPECIFIED ||
-         options.structure() == v1::POSTERIOR_STRUCTURE_LOW_RANK;
 }
 
 template <typename Enum, size_t kSize>
@@ -101,122 +89,6 @@ absl::Status CheckNumbers(const v1::FitOptions& options) {
   return status;
 }
 
-// What goes with which structure.
-absl::Status CheckStructure(const v1::FitOptions& options) {
-  const v1::DebiasingStrategy debiasing = options.debiasing();
-  const bool two_passes = debiasing == v1::DEBIASING_STRATEGY_CROSS_FIT ||
-                          debiasing == v1::DEBIASING_STRATEGY_FULL_PASS;
-  const bool low_rank = IsLowRank(options);
-  if (two_passes && !low_rank) {
-    return FieldError(
-        "options.debiasing",
-        absl::StrCat("expected DEBIASING_STRATEGY_NONE or ", "DEBIASING_STRATEGY_TWO_BATCH with ",
-                     StructureName(options), ", got ", DebiasingName(options)));
-  }
-  if (!low_rank && options.residual() != v1::RESIDUAL_KIND_UNSPECIFIED) {
-    return FieldError(
-        "options.residual",
-        absl::StrCat("expected nothing with ", StructureName(options), ", which leaves no ",
-                     "residual, got ", v1::ResidualKind_Name(options.residual())));
-  }
-  if (!low_rank && options.curvature() == v1::CURVATURE_KIND_HESSIAN) {
-    return FieldError(
-        "options.curvature",
-        absl::StrCat("expected CURVATURE_KIND_HESSIAN only with ",
-                     "POSTERIOR_STRUCTURE_LOW_RANK, got it with ", StructureName(options)));
-  }
-  if (!low_rank && options.variance_correction()) {
-    return FieldError("options.variance_correction",
-                      absl::StrCat("expected true only with POSTERIOR_STRUCTURE_LOW_RANK, got it ",
-                                   "with ", StructureName(options)));
-  }
-  if (options.kfac_eigenvalues() != v1::KFAC_EIGENVALUES_UNSPECIFIED &&
-      options.structure() != v1::POSTERIOR_STRUCTURE_KFAC) {
-    return FieldError("options.kfac_eigenvalues",
-                      absl::StrCat("expected nothing but with POSTERIOR_STRUCTURE_KFAC, got ",
-                                   v1::KfacEigenvalues_Name(options.kfac_eigenvalues()), " with ",
-                                   StructureName(options)));
-  }
-  return absl::OkStatus();
-}
-
-// Options that the chosen structure has no use for: taken in silence they would promise something.
-absl::Status CheckUseless(const v1::FitOptions& options) {
-  if (IsLowRank(options)) return absl::OkStatus();
-  const bool last_layer = options.structure() == v1::POSTERIOR_STRUCTURE_LAST_LAYER;
-  const struct {
-    const char* field;
-    bool given;
-    bool refused;
-  } useless[] = {
-      {"options.rank", options.rank() != 0, true},
-      {"options.lanczos_tolerance", options.lanczos_tolerance() != 0, true},
-      {"options.max_products", options.max_products() != 0, true},
-      {"options.memory_limit_bytes", options.memory_limit_bytes() != 0, true},
-      {"options.target_relative_standard_error", options.target_relative_standard_error() != 0,
-       true},
-      {"options.debiasing", options.debiasing() != v1::DEBIASING_STRATEGY_UNSPECIFIED, last_layer},
-      {"options.direction_batch_size", options.direction_batch_size() != 0, last_layer},
-      {"options.curvature_batch_size", options.curvature_batch_size() != 0, last_layer}};
-  for (const auto& option : useless) {
-    if (!option.given || !option.refused) continue;
-    return FieldError(
-        option.field,
-        absl::StrCat("has no meaning with ", StructureName(options),
-                     last_layer ? ", which uses all training data and no batches" : "",
-                     ": leave it out"));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckParameters(const v1::FitOptions& options) {
-  if (options.structure() == v1::POSTERIOR_STRUCTURE_LAST_LAYER && options.parameters_size() > 0) {
-    return FieldError("options.parameters",
-                      absl::StrCat("expected none with POSTERIOR_STRUCTURE_LAST_LAYER, whose ",
-                                   "parameters GetModel lists, got ", options.parameters_size()));
-  }
-  for (int i = 0; i < options.parameters_size(); ++i) {
-    if (!options.parameters(i).empty()) continue;
-    return FieldError(absl::StrCat("options.parameters[", i, "]"),
-                      "expected the name of a parameter, or a pattern with * and ?, got an empty "
-                      "text");
-  }
-  return absl::OkStatus();
-}
-
-// How curvature is measured.
-absl::Status CheckMeasuring(const v1::FitOptions& options) {
-  const v1::DebiasingStrategy debiasing = options.debiasing();
-  if (options.curvature_batch_size() != 0 && debiasing == v1::DEBIASING_STRATEGY_NONE) {
-    return FieldError("options.curvature_batch_size",
-                      absl::StrCat("expected 0 with DEBIASING_STRATEGY_NONE, which measures on the "
-                                   "batch that chose the directions, got ",
-                                   options.curvature_batch_size()));
-  }
-  if (options.curvature_batch_size() != 0 && debiasing == v1::DEBIASING_STRATEGY_FULL_PASS) {
-    return FieldError("options.curvature_batch_size",
-                      absl::StrCat("expected 0 with DEBIASING_STRATEGY_FULL_PASS, which measures "
-                                   "on all training data, got ",
-                                   options.curvature_batch_size()));
-  }
-  const bool may_stop =
-      debiasing != v1::DEBIASING_STRATEGY_NONE && debiasing != v1::DEBIASING_STRATEGY_CROSS_FIT;
-  if (options.target_relative_standard_error() != 0 && !may_stop) {
-    return FieldError("options.target_relative_standard_error",
-                      absl::StrCat("expected 0 with ", DebiasingName(options),
-                                   "; measuring can stop early with DEBIASING_STRATEGY_TWO_BATCH "
-                                   "and DEBIASING_STRATEGY_FULL_PASS only; got ",
-                                   options.target_relative_standard_error()));
-  }
-  if (options.fisher_samples() != 0 && options.curvature() != v1::CURVATURE_KIND_MC_FISHER) {
-    return FieldError(
-        "options.fisher_samples",
-        absl::StrCat("expected 0 but with CURVATURE_KIND_MC_FISHER, got ", options.fisher_samples(),
-                     " with ", NameOf(options.curvature(), v1::CURVATURE_KIND_GGN)));
-  }
-  return absl::OkStatus();
-}
-
 // A number that is given and a method that says where it comes from must agree.
 template <typename Enum>
 absl::Status CheckMethod(const std::string& number_field, bool number_given,
@@ -241,17 +113,6 @@ absl::Status ReadFitOptions(const v1::FitOptions& options, FitRequest* fit) {
   status.Update(CheckNumbers(options));
   // What follows names enum values, so they must be known.
   if (!status.ok()) return status;
-  status.Update(CheckStructure(options));
-  status.Update(CheckUseless(options));
-  status.Update(CheckParameters(options));
-  status.Update(CheckMeasuring(options));
-  status.Update(CheckMethod("options.prior_precision", options.has_prior_precision(),
-                            "options.prior_method", options.prior_method(),
-                            v1::PRIOR_METHOD_GIVEN));
-  status.Update(CheckMethod("options.sigma_noise", options.has_sigma_noise(),
-                            "options.noise_method", options.noise_method(),
-                            v1::NOISE_METHOD_GIVEN));
-  if (!status.ok()) return status;
   fit->rank = options.rank();
   fit->direction_batch_size = options.direction_batch_size();
   fit->curvature_batch_size = options.curvature_batch_size();
@@ -270,7 +131,14 @@ absl::Status ReadFitOptions(const v1::FitOptions& options, FitRequest* fit) {
   fit->memory_limit_bytes = options.memory_limit_bytes();
   fit->fisher_samples = options.fisher_samples();
   fit->feature_layer = options.feature_layer();
-  return absl::OkStatus();
+  status = CheckFitRequest(*fit);
+  status.Update(CheckMethod("options.prior_precision", options.has_prior_precision(),
+                            "options.prior_method", options.prior_method(),
+                            v1::PRIOR_METHOD_GIVEN));
+  status.Update(CheckMethod("options.sigma_noise", options.has_sigma_noise(),
+                            "options.noise_method", options.noise_method(),
+                            v1::NOISE_METHOD_GIVEN));
+  return status;
 }
 
 void FillFitOptions(const PosteriorRecord& record, v1::FitOptions* options) {

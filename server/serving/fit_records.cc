@@ -9,6 +9,7 @@
 #include "server/model/field_error.h"
 #include "server/model/torch_runtime.h"
 #include "server/model/torch_status.h"
+#include "server/serving/fit_request_check.h"
 
 namespace laplaced {
 namespace {
@@ -114,18 +115,12 @@ absl::StatusOr<FitOptions> ToFitOptions(const FitRequest& request) {
   }
   FitOptions options;
   LAPLACED_RETURN_IF_ERROR(ReadNames(request, request.residual, options));
+  LAPLACED_RETURN_IF_ERROR(CheckFitRequest(request));
   LowRankOptions& low_rank = options.low_rank;
   if (request.rank > 0) low_rank.rank = request.rank;
   if (request.direction_batch_size > 0)
     low_rank.direction_batch_size = request.direction_batch_size;
   if (low_rank.debiasing == Debiasing::kNone || low_rank.debiasing == Debiasing::kFullPass) {
-    if (request.curvature_batch_size > 0) {
-      return FieldError("options.curvature_batch_size",
-                        low_rank.debiasing == Debiasing::kNone
-                            ? "expected 0 without debiasing: there is no second batch. Raise "
-                              "direction_batch_size instead"
-                            : "expected 0 with FULL_PASS: every other example measures");
-    }
     low_rank.curvature_batch_size = 0;
   } else if (request.curvature_batch_size > 0) {
     low_rank.curvature_batch_size = request.curvature_batch_size;

@@ -11,8 +11,8 @@ namespace laplaced {
 inline constexpr double kDefaultTargetIdRate = 0.05;
 
 // With the defaults that laplace/v1/posterior.proto documents filled in. INVALID_ARGUMENT with a
-// field path for numbers and names that mean nothing; whether they suit model and data is for
-// CheckFit.
+// field path for numbers and names that mean nothing, alone or together (CheckFitRequest); whether
+// they suit model and data is for CheckFit.
 absl::StatusOr<FitOptions> ToFitOptions(const FitRequest& request);
 
 // The options part of a record. DATA_LOSS for names that are unknown.

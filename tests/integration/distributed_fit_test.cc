@@ -238,6 +238,10 @@ TEST_F(DistributedFitTest, BadInputNamesTheFlagOrFile) {
   EXPECT_THAT(log({"mlp", "--train", data, "--train-rows", "0:301"}, 1),
               HasSubstr("rows 0:301 are not among its 300 rows"));
   EXPECT_THAT(log({"mlp", "--train", data, "--rank", "52"}, 1), HasSubstr("options.rank"));
+  EXPECT_THAT(log({"mlp", "--train", data, "--structure", "kfac", "--rank", "10"}, 1),
+              HasSubstr("options.rank: has no meaning with POSTERIOR_STRUCTURE_KFAC"));
+  EXPECT_THAT(log({"mlp", "--train", data, "--fisher-samples", "8"}, 1),
+              HasSubstr("options.fisher_samples: expected 0 but with CURVATURE_KIND_MC_FISHER"));
   EXPECT_THAT(log({"mlp", "--train", data}, 1),
               AllOf(HasSubstr("options.curvature_batch_size"), HasSubstr("the training data has")));
 }

@@ -53,6 +53,58 @@ TEST(FitRecordsTest, UnknownWordsNameTheirField) {
   EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("layerwise"));
 }
 
+// As over gRPC, where tests/rpc/bad_requests_test.cc has every one: laplace-fit comes this way.
+TEST(FitRecordsTest, OptionsWithoutAMeaningAreRefused) {
+  using R = FitRequest;
+  const struct {
+    const char* field;
+    const char* text;
+    void (*change)(R&);
+  } refused[] = {
+      {"options.parameters", "expected none with POSTERIOR_STRUCTURE_LAST_LAYER",
+       [](R& r) {
+         r.structure = "last_layer";
+         r.parameters = {"conv*"};
+       }},
+      {"options.residual", "POSTERIOR_STRUCTURE_KFAC, which leaves no residual, got RESIDUAL_KIND_",
+       [](R& r) {
+         r.structure = "kfac";
+         r.residual = "none";
+       }},
+      {"options.rank", "has no meaning with POSTERIOR_STRUCTURE_KFAC: leave it out",
+       [](R& r) {
+         r.structure = "kfac";
+         r.rank = 100;
+       }},
+      {"options.curvature_batch_size", "which uses all training data",
+       [](R& r) {
+         r.structure = "last_layer";
+         r.curvature_batch_size = 100;
+       }},
+      {"options.fisher_samples", "got 8 with CURVATURE_KIND_GGN (the default)",
+       [](R& r) { r.fisher_samples = 8; }},
+      {"options.kfac_eigenvalues",
+       "got KFAC_EIGENVALUES_FACTORS with POSTERIOR_STRUCTURE_LOW_RANK (the default)",
+       [](R& r) { r.kfac_eigenvalues = "factors"; }},
+      {"options.target_relative_standard_error", "expected 0 with DEBIASING_STRATEGY_NONE",
+       [](R& r) {
+         r.debiasing = "none";
+         r.target_relative_standard_error = 0.1;
+       }},
+      {"options.curvature_batch_size", "DEBIASING_STRATEGY_FULL_PASS", [](R& r) {
+         r.debiasing = "full_pass";
+         r.curvature_batch_size = 10;
+       }}};
+  for (const auto& bad : refused) {
+    FitRequest request;
+    bad.change(request);
+    const absl::Status status = ToFitOptions(request).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad.text;
+    EXPECT_EQ(FieldOf(status), bad.field);
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(bad.text));
+  }
+}
+
 TEST(FitRecordsTest, NumbersGoIntoTheRecordAndBack) {
   FitRequest request;
   request.rank = 7;
