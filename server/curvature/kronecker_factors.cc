@@ -225,18 +225,31 @@ void BlockEigenvalues::Merge(const BlockEigenvalues& other) {
   count += other.count;
 }
 
+absl::StatusOr<std::vector<BlockBasis>> FindBlockKinds(const Network& network,
+                                                       const CapturePlan& plan) {
+  return CatchTorch("kinds of blocks", [&]() -> absl::StatusOr<std::vector<BlockBasis>> {
+    // One reverse pass, for the sum of the outputs, shows the uses as well as one for each.
+    JacobianOptions options;
+    options.columns = 1;
+    options.output_factor = [](const at::Tensor& f, int64_t) {
+      return at::ones({f.size(0), f.size(1), 1}, f.options());
+    };
+    KindSink kinds(network);
+    LAPLACED_RETURN_IF_ERROR(
+        ForEachJacobian(network, plan, network.TrialInputs(1), options, kinds));
+    return std::move(kinds.bases);
+  });
+}
+
 absl::StatusOr<BlockBases> FindBlockBases(const EmpiricalRisk& risk, const CapturePlan& plan,
                                           const at::Tensor& rows, const CurvatureSpec& curvature,
                                           const ProgressFn& progress) {
   return CatchTorch("Kronecker factors", [&]() -> absl::StatusOr<BlockBases> {
-    KindSink kinds(risk.network);
-    LAPLACED_RETURN_IF_ERROR(
-        ForEachJacobian(risk.network, plan, risk.network.TrialInputs(1), {}, kinds));
-    FactorSink factors(kinds.bases);
+    BlockBases result;
+    LAPLACED_ASSIGN_OR_RETURN(result.bases, FindBlockKinds(risk.network, plan));
+    FactorSink factors(result.bases);
     LAPLACED_RETURN_IF_ERROR(Pass(risk, plan, rows, curvature, progress, factors));
     LAPLACED_RETURN_IF_ERROR(SumOverRanks(*risk.ranks, factors.sums));
-    BlockBases result;
-    result.bases = std::move(kinds.bases);
     for (size_t i = 0; i < result.bases.size(); ++i) {
       BlockBasis& basis = result.bases[i];
       const FactorSums& sums = factors.sums[i];

@@ -62,6 +62,10 @@ struct BlockBases {
   BlockEigenvalues biased;        // of the same examples, by factors
 };
 
+// The kind and shape of every parameter tensor's block, without a basis: one pass for one example.
+absl::StatusOr<std::vector<BlockBasis>> FindBlockKinds(const Network& network,
+                                                       const CapturePlan& plan);
+
 // From the examples `rows` [n].
 absl::StatusOr<BlockBases> FindBlockBases(const EmpiricalRisk& risk, const CapturePlan& plan,
                                           const at::Tensor& rows, const CurvatureSpec& curvature,

@@ -111,7 +111,7 @@ NoiseMethod NoiseMethodOf(const FitOptions& options);
 
 // INVALID_ARGUMENT with a field path under "options." or
 // "train_dataset_id"/"validation_dataset_id".
-absl::Status CheckFit(const EmpiricalRisk& risk, const Dataset& validation,
+absl::Status CheckFit(const EmpiricalRisk& risk, const CapturePlan& plan, const Dataset& validation,
                       const FitOptions& options);
 // The part of it that an update needs: data that fit the model.
 absl::Status CheckData(const EmpiricalRisk& risk, const std::string& field, const Dataset& data);

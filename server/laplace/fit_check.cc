@@ -1,10 +1,14 @@
 #include "server/laplace/fit_check.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "server/curvature/kronecker_factors.h"
 #include "server/laplace/fit.h"
 #include "server/laplace/last_layer_fit.h"
 #include "server/model/field_error.h"
@@ -64,24 +68,63 @@ absl::Status CheckRank(const LowRankOptions& options, int64_t p, int64_t ranks,
   return absl::OkStatus();
 }
 
-// The bases of a weight seen as [rows, columns], twice: sums and eigenvectors.
-absl::Status CheckKroneckerMemory(const Network& network, int64_t memory_limit) {
-  if (memory_limit <= 0) return absl::OkStatus();
-  for (const Parameter& p : network.parameters()) {
-    if (p.value.dim() < 2) continue;
-    const int64_t rows = p.value.size(0), columns = p.value.numel() / rows;
-    const double needed = 16.0 * (static_cast<double>(rows) * static_cast<double>(rows) +
-                                  static_cast<double>(columns) * static_cast<double>(columns));
-    if (needed > static_cast<double>(memory_limit)) {
-      return FieldError(
-          "options.structure",
-          absl::StrFormat("Kronecker factors of %s need about %.1f GiB of memory, a "
-                          "fit may use %.1f GiB: leave it out with "
-                          "options.parameters or choose LOW_RANK",
-                          p.name, needed / kGib, static_cast<double>(memory_limit) / kGib));
-    }
+// Numbers in the matrices of a block: one basis, or the sums that it is found from.
+double MatrixNumbers(const BlockBasis& block) {
+  const auto rows = static_cast<double>(block.rows), columns = static_cast<double>(block.columns);
+  switch (block.kind) {
+    case BlockKind::kKronecker:
+      return rows * rows + columns * columns;
+    case BlockKind::kDense:
+      return rows * rows;
+    case BlockKind::kDiagonal:
+      break;
   }
-  return absl::OkStatus();
+  return 0;
+}
+
+// What FindBlockBases, MeasureBlocks and the posterior hold at the same time, of all blocks.
+double KroneckerBytes(const Network& network, const std::vector<BlockBasis>& blocks) {
+  double matrices = 0, sums = 0, largest_block = 0, largest_matrix = 0;
+  for (const BlockBasis& block : blocks) {
+    const double numbers = MatrixNumbers(block);
+    const auto rows = static_cast<double>(block.rows), columns = static_cast<double>(block.columns);
+    matrices += numbers;
+    sums += block.kind == BlockKind::kDiagonal ? rows : numbers;
+    largest_block = std::max(largest_block, numbers);
+    if (numbers > 0) largest_matrix = std::max({largest_matrix, rows * rows, columns * columns});
+  }
+  const auto precision = static_cast<double>(at::elementSize(network.dtype()));
+  const auto threads =
+      static_cast<double>(std::min<int64_t>(at::get_num_threads(), ExamplesPerStep(network)));
+  // While sums are made each thread has the largest block's of its examples, and the bases may be
+  // there already. Eigenvectors are found beside the sums, with workspace for one matrix.
+  const double passes = 8 * sums + precision * (matrices + threads * largest_block);
+  const double eigenvectors = 8 * (sums + matrices + 3 * largest_matrix);
+  // Eigenvalues measured, not below zero and in one piece, and the prior's scale twice.
+  const double posterior =
+      precision * matrices + 8 * 5 * static_cast<double>(network.n_parameters());
+  return std::max({passes, eigenvectors, posterior});
+}
+
+absl::Status CheckKroneckerMemory(const Network& network, const CapturePlan& plan,
+                                  int64_t memory_limit) {
+  if (memory_limit <= 0) return absl::OkStatus();
+  LAPLACED_ASSIGN_OR_RETURN(const std::vector<BlockBasis> blocks, FindBlockKinds(network, plan));
+  const double needed = KroneckerBytes(network, blocks);
+  if (needed <= static_cast<double>(memory_limit)) return absl::OkStatus();
+  const auto size = [](const BlockBasis& block) {
+    return MatrixNumbers(block) + static_cast<double>(block.rows) * block.columns;
+  };
+  const auto largest =
+      std::max_element(blocks.begin(), blocks.end(),
+                       [&](const BlockBasis& a, const BlockBasis& b) { return size(a) < size(b); });
+  return FieldError(
+      "options.structure",
+      absl::StrFormat("Kronecker factors need about %.1f GiB of memory, those of %s the most, a "
+                      "fit may use %.1f GiB: leave parameters out with options.parameters or "
+                      "choose LOW_RANK",
+                      needed / kGib, network.parameters()[largest - blocks.begin()].name,
+                      static_cast<double>(memory_limit) / kGib));
 }
 
 absl::Status CheckBatches(const LowRankOptions& options, int64_t n) {
@@ -237,7 +280,7 @@ absl::Status CheckData(const EmpiricalRisk& risk, const std::string& field, cons
   return risk.likelihood.CheckTargets(field, data.targets, risk.network.n_outputs());
 }
 
-absl::Status CheckFit(const EmpiricalRisk& risk, const Dataset& validation,
+absl::Status CheckFit(const EmpiricalRisk& risk, const CapturePlan& plan, const Dataset& validation,
                       const FitOptions& options) {
   LAPLACED_RETURN_IF_ERROR(CheckData(risk, "train_dataset_id", risk.data));
   if (validation.size() > 0)
@@ -251,7 +294,8 @@ absl::Status CheckFit(const EmpiricalRisk& risk, const Dataset& validation,
       LAPLACED_RETURN_IF_ERROR(CheckBatches(options.low_rank, risk.size()));
       break;
     case StructureKind::kKfac:
-      LAPLACED_RETURN_IF_ERROR(CheckKroneckerMemory(risk.network, options.memory_limit_bytes));
+      LAPLACED_RETURN_IF_ERROR(
+          CheckKroneckerMemory(risk.network, plan, options.memory_limit_bytes));
       LAPLACED_RETURN_IF_ERROR(CheckBatches(options.low_rank, risk.size()));
       break;
     case StructureKind::kLastLayer:

@@ -75,8 +75,8 @@ absl::StatusOr<FitJob> PrepareFit(std::shared_ptr<const LoadedModel> model,
   LAPLACED_ASSIGN_OR_RETURN(
       FitJob job, MakeJob(*model, uncertain, std::move(training), std::move(validation), ranks));
   job.options = options;
-  LAPLACED_RETURN_IF_ERROR(
-      CatchTorch("training data", [&] { return CheckFit(*job.risk, job.validation, options); }));
+  LAPLACED_RETURN_IF_ERROR(CatchTorch(
+      "training data", [&] { return CheckFit(*job.risk, job.capture, job.validation, options); }));
   job.model = std::move(model);
   job.record = NewRecord(*job.model);
   FillOptions(options, job.record);

@@ -150,6 +150,21 @@ TEST_F(BlocksOfANetworkTest, MergingIsMeasuringAllAtOnce) {
   }
 }
 
+TEST_F(BlocksOfANetworkTest, TheirKindsAndShapesAreKnownWithoutABasis) {
+  const BlockBases bases = Bases(risk_, plan_, first_);
+  const auto kinds = FindBlockKinds(risk_.network, plan_);
+  ASSERT_TRUE(kinds.ok()) << kinds.status();
+  ASSERT_EQ(kinds->size(), bases.bases.size());
+  for (size_t i = 0; i < kinds->size(); ++i) {
+    const BlockBasis &kind = (*kinds)[i], &basis = bases.bases[i];
+    EXPECT_EQ(kind.kind, basis.kind);
+    EXPECT_EQ(kind.rows, basis.rows);
+    EXPECT_EQ(kind.columns, basis.columns);
+    EXPECT_FALSE(kind.left.defined() || kind.right.defined());
+  }
+  EXPECT_EQ((*kinds)[0].kind, BlockKind::kKronecker);
+}
+
 TEST(KroneckerFactorsTest, ParametersWithoutFactorsGetDenseOrDiagonalBlocks) {
   // A weight that is used twice, a free scale, and one too large for a dense block.
   const Network network = reference::MakeNetwork(

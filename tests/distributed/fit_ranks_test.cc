@@ -48,8 +48,9 @@ absl::StatusOr<FitResult> Fit(const FitOptions& options, const Ranks& ranks) {
     risk.network = risk.network.Restrict(*ParametersOf(risk.network, options));
   }
   const Dataset mine = validation.PartOf(ranks);
-  if (absl::Status status = CheckFit(risk, mine, options); !status.ok()) return status;
-  return RunFit(risk, FindCapturedParameters(risk.network), mine, options, nullptr);
+  const CapturePlan plan = FindCapturedParameters(risk.network);
+  if (absl::Status status = CheckFit(risk, plan, mine, options); !status.ok()) return status;
+  return RunFit(risk, plan, mine, options, nullptr);
 }
 
 class FitRanksTest : public ::testing::TestWithParam<FitCase> {};

@@ -128,7 +128,7 @@ TEST_F(FashionTest, ThePosteriorTellsDigitsFromClothesBetterThanTheNetworkAlone)
   options.low_rank.direction_batch_size = 256;
   options.low_rank.curvature_batch_size = 1500;
   options.low_rank.lanczos_tolerance = 0.02;
-  ASSERT_TRUE(CheckFit(risk, {}, options).ok());
+  ASSERT_TRUE(CheckFit(risk, plan, {}, options).ok());
   const auto fit = RunFit(risk, plan, {}, options, nullptr);
   ASSERT_TRUE(fit.ok()) << fit.status();
   EXPECT_DOUBLE_EQ(fit->posterior.prior_precision, 25);

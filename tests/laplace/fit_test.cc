@@ -29,8 +29,9 @@ class FitTest : public ::testing::Test {
   }
 
   absl::StatusOr<FitResult> Fit(const FitProgressFn& progress = nullptr) {
-    if (absl::Status status = CheckFit(risk_, validation_, options_); !status.ok()) return status;
-    return RunFit(risk_, FindCapturedParameters(risk_.network), validation_, options_, progress);
+    const CapturePlan plan = FindCapturedParameters(risk_.network);
+    const absl::Status status = CheckFit(risk_, plan, validation_, options_);
+    return status.ok() ? RunFit(risk_, plan, validation_, options_, progress) : status;
   }
 
   void ExpectRefused(const std::string& field, const std::string& text) {
@@ -448,6 +449,47 @@ TEST_F(FitTest, ARankThatMemoryCannotHoldIsRefused) {
   ExpectRefused("options.rank", "at most 14 would fit");
   options_.low_rank.rank = 14;
   EXPECT_TRUE(Fit().ok());
+}
+
+TEST_F(FitTest, TheKroneckerFactorsOfAllLayersCountTogether) {
+  // Four layers of 80 x 80: sums and eigenvectors of 2 x 80 x 80 numbers each, 205 kB.
+  std::string body = "  h = torch.tanh(torch.linear(x, self.first))\n";
+  std::vector<std::pair<std::string, std::vector<int64_t>>> weights = {{"first", {80, 4}}};
+  for (const std::string name : {"a", "b", "c", "d"}) {
+    weights.push_back({name, {80, 80}});
+    body += "  h = torch.tanh(torch.linear(h, self." + name + "))\n";
+  }
+  weights.push_back({"last", {3, 80}});
+  risk_ = reference::MakeRisk(
+      reference::MakeNetwork(
+          reference::MakeModule(weights, body + "  return torch.linear(h, self.last)\n",
+                                at::kDouble, 0, 0.1),
+          {4}, 3),
+      Likelihood{}, risk_.data.inputs, risk_.data.targets);
+  options_.structure = StructureKind::kKfac;
+  // More than any one of them needs, and less than the sums and eigenvectors of all.
+  options_.memory_limit_bytes = 900'000;
+  ExpectRefused("options.structure", "those of a the most");
+  options_.memory_limit_bytes = 100'000'000;
+  EXPECT_TRUE(Fit().ok());
+}
+
+TEST_F(FitTest, ATableThatHasNoKroneckerFactorsNeedsNoMemoryForThem) {
+  // Square matrices of 3,000 rows would take 144 MB; what is kept are 12,000 numbers.
+  risk_ = reference::MakeRisk(
+      reference::MakeNetwork(
+          reference::MakeModule({{"table", {3000, 4}}, {"head", {3, 4}}},
+                                "  i = (torch.abs(x[:, 0]) * 900.0).clamp(0.0, 2999.0).long()\n"
+                                "  h = torch.tanh(torch.embedding(self.table, i))\n"
+                                "  return torch.linear(h, self.head)\n",
+                                at::kDouble),
+          {4}, 3),
+      Likelihood{}, risk_.data.inputs, risk_.data.targets);
+  options_.structure = StructureKind::kKfac;
+  options_.memory_limit_bytes = 10'000'000;
+  const auto fit = Fit();
+  ASSERT_TRUE(fit.ok()) << fit.status();
+  EXPECT_EQ(fit->report.blocks[0].kind, "diagonal");
 }
 
 TEST_F(FitTest, NoCurvatureAtAllIsAnErrorNotAnEmptyPosterior) {
