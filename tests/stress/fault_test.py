@@ -271,8 +271,11 @@ class Tries:
         address = case.server.http_address()
 
         def get(path: str) -> str:
-            with urllib.request.urlopen(f"http://{address}{path}", timeout=20) as answer:
-                return answer.read().decode()
+            try:
+                with urllib.request.urlopen(f"http://{address}{path}", timeout=20) as answer:
+                    return answer.read().decode()
+            except OSError as error:
+                raise Failure(f"{path} while the disk does not answer: {error}") from error
 
         faults.arm({kind: HANG for kind in ("open", "read", "look")}, 1, FOREVER)
         until(lambda: faults.hits >= 1, "the registry is looked at")
