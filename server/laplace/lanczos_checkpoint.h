@@ -6,8 +6,9 @@
 //
 // All ranks must see the same folder. The json is replaced when all files of a step are on disk, so
 // that whenever the processes die, a whole step is there, if there ever was one; the step before is
-// then removed. A fit may go on with another number of ranks. A step that cannot be written (disk
-// full) is a warning and not the end of the fit. Belongs to one fit and its thread.
+// then removed. A fit may go on with another number of ranks, and with other memory. A step that
+// cannot be written (disk full) is a warning and not the end of the fit. Belongs to one fit and its
+// thread.
 #pragma once
 
 #include <chrono>
@@ -28,6 +29,7 @@ class LanczosCheckpoint {
   struct Options {
     std::string folder;       // made when it is needed
     std::string fingerprint;  // what makes this fit another one than others, for people too
+    std::string old_fingerprint = {};             // what releases before wrote for it
     std::chrono::duration<double> interval{300};  // between steps; 0: every product
     bool resume = false;                          // look for a step of an earlier process
     // Hears what a user should know.

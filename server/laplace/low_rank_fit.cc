@@ -359,12 +359,17 @@ absl::StatusOr<EigenPairs> FindDirections(const EmpiricalRisk& risk, const at::T
   };
   if (checkpoint != nullptr) {
     LAPLACED_ASSIGN_OR_RETURN(lanczos.start, checkpoint->Find(set, *risk.ranks));
+    // As before, or as many vectors as there is memory for on these ranks.
+    if (lanczos.start && lanczos.start->max_basis > 0) {
+      lanczos.max_basis = std::min(lanczos.max_basis, lanczos.start->max_basis);
+    }
     lanczos.on_state = [&](const LanczosState& state) {
       return checkpoint->Keep(set, state, *risk.ranks);
     };
   }
   LAPLACED_ASSIGN_OR_RETURN(
-      EigenPairs pairs, Lanczos(*MakeCurvatureOperator(risk, rows, options.curvature), lanczos));
+      EigenPairs pairs,
+      Lanczos(*MakeCurvatureOperator(risk, rows, options.curvature), std::move(lanczos)));
   const int64_t looked = pairs.values.size(0);
   if (options.curvature.kind == CurvatureKind::kHessian) {
     // Only valleys make a posterior: pairs without positive curvature are not directions of it.

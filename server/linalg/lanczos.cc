@@ -28,6 +28,8 @@ struct KrylovSpace {
   at::Tensor Mine(const at::Tensor& whole) const {
     return whole.narrow(0, share.begin, share.size());
   }
+  // Of the vectors in the space.
+  at::Tensor Projected() const { return projected.narrow(0, 0, size).narrow(1, 0, size); }
 };
 
 absl::StatusOr<double> Norm(const KrylovSpace& space, const at::Tensor& w) {
@@ -91,35 +93,65 @@ struct RitzPairs {
 };
 
 // Ranks on other processors may round otherwise: all take what rank 0 finds.
-absl::StatusOr<RitzPairs> SolveProjected(const KrylovSpace& space, double beta) {
-  const at::Tensor t =
-      space.projected.index({Slice(None, space.size), Slice(None, space.size)}).clone();
-  auto [values, vectors] = at::linalg_eigh(t, "L");
+absl::StatusOr<RitzPairs> SolveProjected(const Ranks& ranks, const at::Tensor& projected,
+                                         double beta) {
+  auto [values, vectors] = at::linalg_eigh(projected.clone(), "L");
   RitzPairs pairs;
   pairs.values = values.flip(0);
   pairs.rotations = vectors.flip(1).contiguous();
-  LAPLACED_RETURN_IF_ERROR(space.ranks.Broadcast(pairs.values));
-  LAPLACED_RETURN_IF_ERROR(space.ranks.Broadcast(pairs.rotations));
-  pairs.residuals = pairs.rotations[space.size - 1].abs() * beta;
+  LAPLACED_RETURN_IF_ERROR(ranks.Broadcast(pairs.values));
+  LAPLACED_RETURN_IF_ERROR(ranks.Broadcast(pairs.rotations));
+  pairs.residuals = pairs.rotations[projected.size(0) - 1].abs() * beta;
   return pairs;
 }
 
-// Replaces the first vectors of the basis by the leading `keep` Ritz vectors, block by block of
-// coordinates, so that no second copy of the basis is needed.
-void Rotate(KrylovSpace& space, const at::Tensor& rotations, int64_t keep) {
+// Writes the leading `keep` Ritz vectors of the basis `from` to `to`, which may be the same, block
+// by block of coordinates, so that no second copy of the basis is needed.
+void Rotate(const at::Tensor& from, const at::Tensor& rotations, int64_t keep,
+            const at::Tensor& to) {
   const at::Tensor s = rotations.narrow(1, 0, keep).t().contiguous();
-  const int64_t n = space.basis.size(1);
+  const int64_t n = from.size(1);
   constexpr int64_t kBlock = 16384;
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     const int64_t width = std::min(kBlock, n - begin);
-    const at::Tensor block = space.basis.narrow(1, begin, width);
-    block.narrow(0, 0, keep).copy_(at::mm(s, block.narrow(0, 0, space.size)));
+    const at::Tensor block = from.narrow(1, begin, width).narrow(0, 0, rotations.size(0));
+    to.narrow(1, begin, width).narrow(0, 0, keep).copy_(at::mm(s, block));
   }
+}
+
+// Thick restart: replaces the vectors of the basis `from` by Ritz vectors, more than the wanted
+// ones, which speeds up the last of them.
+void Restart(KrylovSpace& space, const at::Tensor& from, const RitzPairs& ritz, int64_t rank) {
+  const int64_t max_basis = space.projected.size(0);
+  const int64_t keep = std::min(ritz.values.size(0) - 1, rank + (max_basis - rank) / 2);
+  Rotate(from, ritz.rotations, keep, space.basis);
+  space.size = keep;
+  space.projected.zero_();
+  space.Projected().copy_(at::diag(ritz.values.narrow(0, 0, keep)));
+}
+
+// Fills the space with the vectors of `start`, or with Ritz vectors of them if there is no room.
+absl::Status TakeOver(KrylovSpace& space, const LanczosState& start, int64_t rank) {
+  const int64_t size = start.projected.size(0);
+  if (start.basis.size(0) != size + 1 || start.basis.size(1) != space.share.size()) {
+    return absl::InvalidArgumentError("the state to start from belongs to a run of another size");
+  }
+  if (size < space.projected.size(0)) {
+    space.size = size;
+    space.basis.narrow(0, 0, size).copy_(start.basis.narrow(0, 0, size));
+    space.Projected().copy_(start.projected);
+  } else {
+    LAPLACED_ASSIGN_OR_RETURN(const RitzPairs ritz,
+                              SolveProjected(space.ranks, start.projected, 0));
+    Restart(space, start.basis, ritz, rank);
+  }
+  space.basis[space.size].copy_(start.basis[size]);
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<EigenPairs> Lanczos(const LinearOperator& op, const LanczosOptions& options) {
+absl::StatusOr<EigenPairs> Lanczos(const LinearOperator& op, LanczosOptions options) {
   const int64_t n = op.Rows();
   if (!op.SelfAdjoint() || op.Cols() != n) {
     return absl::InvalidArgumentError("Lanczos needs a square, self-adjoint operator");
@@ -149,19 +181,14 @@ absl::StatusOr<EigenPairs> Lanczos(const LinearOperator& op, const LanczosOption
 
   if (options.start) {
     const LanczosState& start = *options.start;
-    space.size = start.projected.size(0);
-    if (space.size >= max_basis || start.basis.size(0) != space.size + 1 ||
-        start.basis.size(1) != space.share.size()) {
-      return absl::InvalidArgumentError("the state to start from belongs to a run of another size");
-    }
-    space.basis.narrow(0, 0, space.size + 1).copy_(start.basis);
-    space.projected.narrow(0, 0, space.size).narrow(1, 0, space.size).copy_(start.projected);
+    LAPLACED_RETURN_IF_ERROR(TakeOver(space, start, rank));
     result.products = start.products;
     result.breakdowns = start.breakdowns;
     since_fresh = start.since_fresh;
     fresh = start.fresh;
     scale = start.scale;
     generator.set_state(start.random);
+    options.start.reset();
   } else {
     LAPLACED_ASSIGN_OR_RETURN(const at::Tensor first, FreshVector(space, 0, generator));
     space.basis[0].copy_(first);
@@ -171,13 +198,14 @@ absl::StatusOr<EigenPairs> Lanczos(const LinearOperator& op, const LanczosOption
     const int64_t j = space.size;
     if (options.on_state) {
       const LanczosState state{space.basis.narrow(0, 0, j + 1),
-                               space.projected.narrow(0, 0, j).narrow(1, 0, j),
+                               space.Projected(),
                                result.products,
                                result.breakdowns,
                                since_fresh,
                                fresh,
                                scale,
-                               generator.get_state()};
+                               generator.get_state(),
+                               max_basis};
       LAPLACED_RETURN_IF_ERROR(options.on_state(state));
     }
     LAPLACED_ASSIGN_OR_RETURN(at::Tensor w, Product(op, space, space.basis[j]));
@@ -199,7 +227,7 @@ absl::StatusOr<EigenPairs> Lanczos(const LinearOperator& op, const LanczosOption
 
     const bool breakdown = beta <= precision * scale;
     if (breakdown) beta = 0;
-    LAPLACED_ASSIGN_OR_RETURN(ritz, SolveProjected(space, beta));
+    LAPLACED_ASSIGN_OR_RETURN(ritz, SolveProjected(space.ranks, space.Projected(), beta));
     const double largest = ritz.values.abs().max().item<double>();
     const int64_t wanted = std::min(rank, space.size);
     const int64_t converged =
@@ -226,19 +254,11 @@ absl::StatusOr<EigenPairs> Lanczos(const LinearOperator& op, const LanczosOption
       break;
     }
 
-    if (space.size == max_basis) {
-      // Thick restart: keep more than the wanted pairs, which speeds up the last ones.
-      const int64_t keep = std::min(space.size - 1, rank + (max_basis - rank) / 2);
-      Rotate(space, ritz.rotations, keep);
-      space.size = keep;
-      space.projected.zero_();
-      space.projected.index({Slice(None, keep), Slice(None, keep)})
-          .copy_(at::diag(ritz.values.narrow(0, 0, keep)));
-    }
+    if (space.size == max_basis) Restart(space, space.basis, ritz, rank);
     if (breakdown) {
       LAPLACED_ASSIGN_OR_RETURN(const at::Tensor next, FreshVector(space, space.size, generator));
       if (!next.defined()) {
-        LAPLACED_ASSIGN_OR_RETURN(ritz, SolveProjected(space, 0));
+        LAPLACED_ASSIGN_OR_RETURN(ritz, SolveProjected(space.ranks, space.Projected(), 0));
         result.converged = true;
         break;
       }
@@ -262,7 +282,7 @@ absl::StatusOr<EigenPairs> Lanczos(const LinearOperator& op, const LanczosOption
       result.rank_exhausted = result.rank_exhausted && found < rank;
     }
   }
-  Rotate(space, ritz.rotations, found);
+  Rotate(space.basis, ritz.rotations, found, space.basis);
   result.values = ritz.values.narrow(0, 0, found).clone();
   result.residuals = ritz.residuals.narrow(0, 0, found).clone();
   result.vectors = space.basis.narrow(0, 0, found).t();

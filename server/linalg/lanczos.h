@@ -15,7 +15,8 @@
 //
 // Of several ranks, each keeps its share of the coordinates (ShareOf) of every basis vector, so
 // that memory and orthogonalisation are divided among them; the operator's products, in which they
-// take part together, see whole vectors. A run can go on from a LanczosState, on other ranks too.
+// take part together, see whole vectors. A run can go on from a LanczosState, on other ranks too,
+// and with a smaller basis than it had: then it begins with a restart.
 // Free function on values; thread-safe if the operator is.
 #pragma once
 
@@ -32,7 +33,7 @@
 namespace laplaced {
 
 // Between two products: all that the rest of a run depends on. In exact arithmetic and in fact, a
-// run that goes on from it on as many ranks ends with the same bits.
+// run that goes on from it with the same basis on as many ranks ends with the same bits.
 struct LanczosState {
   at::Tensor basis;      // [size + 1, this rank's coordinates] fp64; the last is next
   at::Tensor projected;  // [size, size] fp64
@@ -42,6 +43,7 @@ struct LanczosState {
   bool fresh = false;       // the next vector continues none
   double scale = 0;         // of the products so far
   at::Tensor random;        // state of the generator, bytes
+  int64_t max_basis = 0;    // of the run
 };
 
 struct LanczosOptions {
@@ -49,11 +51,12 @@ struct LanczosOptions {
   double tolerance = 1e-3;
   int64_t max_products = 0;  // 0: 10 * rank, at least 20
   // Basis vectors kept at once, in fp64; 0: rank + 8. Memory is (max_basis + 4) vectors at the
-  // most.
+  // most, and those of `start` until they have been taken over.
   int64_t max_basis = 0;
   uint64_t seed = 0;  // start vector
   const Ranks* ranks = &OneRank();
-  absl::optional<LanczosState> start = absl::nullopt;  // of a run with the same options
+  // Of a run with the same options but for max_basis and ranks; then freed.
+  absl::optional<LanczosState> start = absl::nullopt;
   // Called after every product; an error ends the run with that error (cancellation).
   std::function<absl::Status(int64_t products, int64_t converged)> on_product = nullptr;
   // Called before every further product, with tensors that are only valid during the call;
@@ -74,6 +77,6 @@ struct EigenPairs {
 // INVALID_ARGUMENT if the operator is not square and self-adjoint or rank is not in [1, n]; errors
 // of Apply, on_product, on_state and the ranks are passed on; a product that is not finite is
 // FAILED_PRECONDITION.
-absl::StatusOr<EigenPairs> Lanczos(const LinearOperator& op, const LanczosOptions& options);
+absl::StatusOr<EigenPairs> Lanczos(const LinearOperator& op, LanczosOptions options);
 
 }  // namespace laplaced

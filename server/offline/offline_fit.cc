@@ -48,8 +48,10 @@ absl::Status Agree(const FitCommand& command, const Repository& repository,
   return absl::OkStatus();
 }
 
-// All that the search for directions depends on.
-std::string Fingerprint(const FitJob& job, const FitRequest& request) {
+// All that the search for directions depends on. `memory`: where releases before had the memory
+// limit, which is free to change.
+std::string Fingerprint(const FitJob& job, const FitRequest& request,
+                        const std::string& memory = "") {
   const LowRankOptions& o = job.options.low_rank;
   return absl::StrCat(
       "model ", job.record.model, "/", job.record.version, " checkpoint ",
@@ -58,7 +60,7 @@ std::string Fingerprint(const FitJob& job, const FitRequest& request) {
       o.rank, " b1 ", o.direction_batch_size, " b2 ", o.curvature_batch_size, " debiasing ",
       job.record.debiasing, " curvature ", job.record.curvature, " samples ",
       o.curvature.fisher_samples, " seed ", o.seed, " tolerance ", o.lanczos_tolerance,
-      " max_products ", o.max_products, " memory ", o.lanczos_memory_bytes, " sigma_noise ",
+      " max_products ", o.max_products, memory, " sigma_noise ",
       job.options.sigma_noise.value_or(0), " noise ", job.record.noise_method);
 }
 
@@ -70,6 +72,8 @@ LanczosCheckpoint MakeCheckpoint(const FitCommand& command, const FitJob& job,
     options.folder = absl::StrCat(root, "/checkpoints/", job.record.model, "-", job.record.version);
   }
   options.fingerprint = Fingerprint(job, request);
+  options.old_fingerprint = Fingerprint(
+      job, request, absl::StrCat(" memory ", job.options.low_rank.lanczos_memory_bytes));
   options.interval = std::chrono::duration<double>(command.checkpoint_seconds);
   if (command.checkpoint_seconds == 0) {
     options.interval = std::chrono::hours(24 * 365 * 100);

@@ -82,10 +82,12 @@ TEST(LanczosRanksTest, ExhaustTheRankOfTheOperatorTogether) {
 
 class CheckpointTest : public ::testing::Test {
  protected:
-  LanczosCheckpoint Checkpoint(bool resume, const std::string& fingerprint = "a fit") {
+  LanczosCheckpoint Checkpoint(bool resume, const std::string& fingerprint = "a fit",
+                               const std::string& old_fingerprint = "") {
     LanczosCheckpoint::Options options;
     options.folder = folder_.path() + "/checkpoint";
     options.fingerprint = fingerprint;
+    options.old_fingerprint = old_fingerprint;
     options.interval = std::chrono::seconds(0);
     options.resume = resume;
     options.tell = [this](const std::string& message) { told_.push_back(message); };
@@ -94,8 +96,9 @@ class CheckpointTest : public ::testing::Test {
 
   // A run that keeps its states and ends with an error after `products`, if that is not 0.
   absl::StatusOr<EigenPairs> Run(LanczosCheckpoint checkpoint, const Ranks& ranks,
-                                 int64_t products = 0) {
+                                 int64_t products = 0, int64_t max_basis = Options().max_basis) {
     LanczosOptions options = Options();
+    options.max_basis = max_basis;
     options.ranks = &ranks;
     auto start = checkpoint.Find(0, ranks);
     if (!start.ok()) return start.status();
@@ -143,6 +146,37 @@ TEST_F(CheckpointTest, GoesOnWithAnotherNumberOfRanks) {
   EXPECT_THAT(told_, ::testing::ElementsAre(HasSubstr("going on after 11 curvature products")));
   EXPECT_LT(Max(on_two[0].values - through.values), 1e-9);
   EXPECT_LT(Max((on_two[1].vectors * through.vectors).sum(0).abs() - 1), 1e-9);
+}
+
+TEST_F(CheckpointTest, GoesOnWithFewerVectorsThanItHas) {
+  const EigenPairs through = *Run(Checkpoint(false), OneRank());
+  OnRanks<int>(4, [&](const Ranks& ranks) {
+    EXPECT_TRUE(absl::IsCancelled(Run(Checkpoint(false), ranks, 18, 20).status()));
+    const auto state = Checkpoint(true).Find(0, ranks);
+    EXPECT_TRUE(state.ok() && *state);
+    if (state.ok() && *state) {
+      EXPECT_EQ((*state)->basis.size(0), 18);
+      EXPECT_EQ((*state)->max_basis, 20);
+    }
+    return 0;
+  });
+  const auto on_two = OnRanks<EigenPairs>(2, [&](const Ranks& ranks) {
+    const auto pairs = Run(Checkpoint(true), ranks);
+    EXPECT_TRUE(pairs.ok()) << pairs.status();
+    return pairs.ok() ? *pairs : EigenPairs();
+  });
+  ASSERT_EQ(on_two.size(), 2u);
+  ASSERT_TRUE(on_two[0].converged && on_two[1].converged);
+  EXPECT_GT(on_two[0].products, 17);
+  EXPECT_TRUE(at::equal(on_two[0].values, on_two[1].values));
+  EXPECT_LT(Max(on_two[0].values - through.values), 1e-9);
+  EXPECT_LT(Max((on_two[0].vectors * through.vectors).sum(0).abs() - 1), 1e-9);
+}
+
+TEST_F(CheckpointTest, TakesWhatAReleaseBeforeWrote) {
+  EXPECT_TRUE(
+      absl::IsCancelled(Run(Checkpoint(false, "a fit with memory 7"), OneRank(), 9).status()));
+  EXPECT_TRUE(Run(Checkpoint(true, "a fit", "a fit with memory 7"), OneRank()).ok());
 }
 
 TEST_F(CheckpointTest, KeepsOneWholeStep) {

@@ -171,14 +171,15 @@ TEST_F(DistributedFitTest, ARankThatDiesEndsTheFitAndResumeGoesOnFromTheCheckpoi
   for (auto& rank : through) ASSERT_EQ(rank->Wait(), 0) << rank->Log();
   const PosteriorRecord expected = Record(through[0]->Output());
 
-  auto ranks = StartFit(2, Long({"--rank-timeout", "600"}));
+  // 52 vectors of 26 doubles: as many as by default.
+  auto ranks = StartFit(2, Long({"--rank-timeout", "600", "--memory-limit", "10816"}));
   AwaitCheckpoint();
   ranks[1]->Signal(SIGKILL);
   EXPECT_EQ(ranks[0]->Wait(), 1) << "it ends by itself, long before the timeout";
   EXPECT_THAT(ranks[0]->Log(), HasSubstr("rank 0 of 2 lost the others"));
   EXPECT_EQ(Posteriors().size(), 1u) << "nothing half-done";
 
-  auto resumed = StartFit(2, Long({"--resume"}));
+  auto resumed = StartFit(2, Long({"--resume", "--memory-limit", "20000"}));
   for (auto& rank : resumed) ASSERT_EQ(rank->Wait(), 0) << rank->Log();
   EXPECT_THAT(resumed[0]->Log(), HasSubstr("going on after"));
   const PosteriorRecord record = Record(resumed[0]->Output());

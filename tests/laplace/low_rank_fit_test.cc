@@ -4,9 +4,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <string>
+#include <vector>
+
 #include "server/data/sampler.h"
 #include "tests/reference/dense.h"
 #include "tests/reference/networks.h"
+#include "tests/support/temp_folder.h"
 
 namespace laplaced {
 namespace {
@@ -273,6 +278,41 @@ TEST_F(LowRankFitTest, AMemoryBudgetChangesTheRestartsAndNotTheDirections) {
   const auto wide = Fit();
   EXPECT_LT(Max(tight->Report().biased - usual->Report().biased), 1e-9);
   EXPECT_LT(Max(wide->Report().biased - usual->Report().biased), 1e-9);
+}
+
+TEST_F(LowRankFitTest, ASearchGoesOnWithAnotherMemoryBudget) {
+  options_.lanczos_memory_bytes = 20 * 8 * 31;  // 16 vectors and work space
+  const auto through = Fit();
+  const test_support::TempFolder folder;
+  const auto fit = [&](bool resume, int products) {
+    LanczosCheckpoint::Options keep;
+    keep.folder = folder.path() + "/checkpoint";
+    keep.fingerprint = "a fit";
+    keep.interval = std::chrono::seconds(0);
+    keep.resume = resume;
+    LanczosCheckpoint checkpoint(keep);
+    LowRankProgress progress;
+    progress.checkpoint = &checkpoint;
+    int calls = 0;
+    progress.directions = [&](int64_t, int64_t) {
+      return ++calls == products ? absl::CancelledError("power cut") : absl::OkStatus();
+    };
+    LowRankCost cost;
+    return FitLowRank(risk_, plan_, options_, progress, &cost, &warnings_);
+  };
+  // More: as many vectors as before, so the same bits.
+  EXPECT_TRUE(absl::IsCancelled(fit(false, 9).status()));
+  options_.lanczos_memory_bytes = 1 << 20;
+  const auto wide = fit(true, 0);
+  ASSERT_TRUE(wide.ok()) << wide.status();
+  EXPECT_TRUE(at::equal((*wide)->Report().biased, through->Report().biased));
+  // Less than the 8 vectors that there are.
+  options_.lanczos_memory_bytes = 20 * 8 * 31;
+  EXPECT_TRUE(absl::IsCancelled(fit(false, 9).status()));
+  options_.lanczos_memory_bytes = 11 * 8 * 31;
+  const auto tight = fit(true, 0);
+  ASSERT_TRUE(tight.ok()) << tight.status();
+  EXPECT_LT(Max((*tight)->Report().biased - through->Report().biased), 1e-9);
 }
 
 TEST_F(LowRankFitTest, FewerDirectionsThanAskedForSayWhy) {
