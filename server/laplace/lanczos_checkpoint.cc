@@ -52,8 +52,7 @@ absl::StatusOr<absl::optional<LanczosCheckpoint::Step>> LanczosCheckpoint::ReadS
       !json.contains("fingerprint") || !json["fingerprint"].is_string()) {
     return absl::DataLossError(absl::StrCat(StepFile(set), " is damaged: remove it to start anew"));
   }
-  const auto found = json["fingerprint"].get<std::string>();
-  if (found != options_.fingerprint && found != options_.old_fingerprint) {
+  if (const auto found = json["fingerprint"].get<std::string>(); found != options_.fingerprint) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the checkpoint in ", options_.folder, " belongs to another fit, of ", found,
         "; this one is of ", options_.fingerprint, ". Leave out --resume to start anew"));
@@ -84,10 +83,8 @@ absl::StatusOr<LanczosState> LanczosCheckpoint::ReadState(uint64_t set, const St
   state.since_fresh = counts[2].item<int64_t>();
   state.fresh = counts[3].item<int64_t>() != 0;
   state.scale = scale.item<double>();
-  if (tensors.count("max_basis") > 0) {  // not in those of releases before
-    LAPLACED_ASSIGN_OR_RETURN(const at::Tensor most, FindTensor(tensors, "max_basis", {1}));
-    state.max_basis = most.item<int64_t>();
-  }
+  LAPLACED_ASSIGN_OR_RETURN(const at::Tensor most, FindTensor(tensors, "max_basis", {1}));
+  state.max_basis = most.item<int64_t>();
   const int64_t vectors = projected.size(0) + 1;
   state.basis = at::empty({vectors, mine.size()}, at::kDouble);
   for (int64_t writer = 0; writer < step.ranks; ++writer) {

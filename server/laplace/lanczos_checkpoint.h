@@ -29,7 +29,6 @@ class LanczosCheckpoint {
   struct Options {
     std::string folder;       // made when it is needed
     std::string fingerprint;  // what makes this fit another one than others, for people too
-    std::string old_fingerprint = {};             // what releases before wrote for it
     std::chrono::duration<double> interval{300};  // between steps; 0: every product
     bool resume = false;                          // look for a step of an earlier process
     // Hears what a user should know.

@@ -360,7 +360,7 @@ absl::StatusOr<EigenPairs> FindDirections(const EmpiricalRisk& risk, const at::T
   if (checkpoint != nullptr) {
     LAPLACED_ASSIGN_OR_RETURN(lanczos.start, checkpoint->Find(set, *risk.ranks));
     // As before, or as many vectors as there is memory for on these ranks.
-    if (lanczos.start && lanczos.start->max_basis > 0) {
+    if (lanczos.start) {
       lanczos.max_basis = std::min(lanczos.max_basis, lanczos.start->max_basis);
     }
     lanczos.on_state = [&](const LanczosState& state) {

@@ -48,20 +48,18 @@ absl::Status Agree(const FitCommand& command, const Repository& repository,
   return absl::OkStatus();
 }
 
-// All that the search for directions depends on. `memory`: where releases before had the memory
-// limit, which is free to change.
-std::string Fingerprint(const FitJob& job, const FitRequest& request,
-                        const std::string& memory = "") {
+// All that the search for directions depends on, but for memory, which is free to change.
+std::string Fingerprint(const FitJob& job, const FitRequest& request) {
   const LowRankOptions& o = job.options.low_rank;
-  return absl::StrCat(
-      "model ", job.record.model, "/", job.record.version, " checkpoint ",
-      job.record.checkpoint_sha256, " manifest ", job.record.manifest_fingerprint, " data ",
-      request.train_dataset_id, " parameters [", absl::StrJoin(request.parameters, ","), "] rank ",
-      o.rank, " b1 ", o.direction_batch_size, " b2 ", o.curvature_batch_size, " debiasing ",
-      job.record.debiasing, " curvature ", job.record.curvature, " samples ",
-      o.curvature.fisher_samples, " seed ", o.seed, " tolerance ", o.lanczos_tolerance,
-      " max_products ", o.max_products, memory, " sigma_noise ",
-      job.options.sigma_noise.value_or(0), " noise ", job.record.noise_method);
+  return absl::StrCat("model ", job.record.model, "/", job.record.version, " checkpoint ",
+                      job.record.checkpoint_sha256, " manifest ", job.record.manifest_fingerprint,
+                      " data ", request.train_dataset_id, " parameters [",
+                      absl::StrJoin(request.parameters, ","), "] rank ", o.rank, " b1 ",
+                      o.direction_batch_size, " b2 ", o.curvature_batch_size, " debiasing ",
+                      job.record.debiasing, " curvature ", job.record.curvature, " samples ",
+                      o.curvature.fisher_samples, " seed ", o.seed, " tolerance ",
+                      o.lanczos_tolerance, " max_products ", o.max_products, " sigma_noise ",
+                      job.options.sigma_noise.value_or(0), " noise ", job.record.noise_method);
 }
 
 LanczosCheckpoint MakeCheckpoint(const FitCommand& command, const FitJob& job,
@@ -72,8 +70,6 @@ LanczosCheckpoint MakeCheckpoint(const FitCommand& command, const FitJob& job,
     options.folder = absl::StrCat(root, "/checkpoints/", job.record.model, "-", job.record.version);
   }
   options.fingerprint = Fingerprint(job, request);
-  options.old_fingerprint = Fingerprint(
-      job, request, absl::StrCat(" memory ", job.options.low_rank.lanczos_memory_bytes));
   options.interval = std::chrono::duration<double>(command.checkpoint_seconds);
   if (command.checkpoint_seconds == 0) {
     options.interval = std::chrono::hours(24 * 365 * 100);

@@ -82,12 +82,10 @@ TEST(LanczosRanksTest, ExhaustTheRankOfTheOperatorTogether) {
 
 class CheckpointTest : public ::testing::Test {
  protected:
-  LanczosCheckpoint Checkpoint(bool resume, const std::string& fingerprint = "a fit",
-                               const std::string& old_fingerprint = "") {
+  LanczosCheckpoint Checkpoint(bool resume, const std::string& fingerprint = "a fit") {
     LanczosCheckpoint::Options options;
     options.folder = folder_.path() + "/checkpoint";
     options.fingerprint = fingerprint;
-    options.old_fingerprint = old_fingerprint;
     options.interval = std::chrono::seconds(0);
     options.resume = resume;
     options.tell = [this](const std::string& message) { told_.push_back(message); };
@@ -171,12 +169,6 @@ TEST_F(CheckpointTest, GoesOnWithFewerVectorsThanItHas) {
   EXPECT_TRUE(at::equal(on_two[0].values, on_two[1].values));
   EXPECT_LT(Max(on_two[0].values - through.values), 1e-9);
   EXPECT_LT(Max((on_two[0].vectors * through.vectors).sum(0).abs() - 1), 1e-9);
-}
-
-TEST_F(CheckpointTest, TakesWhatAReleaseBeforeWrote) {
-  EXPECT_TRUE(
-      absl::IsCancelled(Run(Checkpoint(false, "a fit with memory 7"), OneRank(), 9).status()));
-  EXPECT_TRUE(Run(Checkpoint(true, "a fit", "a fit with memory 7"), OneRank()).ok());
 }
 
 TEST_F(CheckpointTest, KeepsOneWholeStep) {
