@@ -80,6 +80,21 @@ void ModelKeeper::Keep(const std::string& name, const WantedModel& wanted) {
     }
     it = kept.erase(it);
   }
+  ForgetFailures(name, wanted);
+}
+
+// Versions do not change, so those that a newer one has superseded are not worth an alert.
+void ModelKeeper::ForgetFailures(const std::string& name, const WantedModel& wanted) {
+  for (auto it = failures_.lower_bound({name, 0});
+       it != failures_.end() && it->first.first == name;) {
+    const int64_t version = it->first.second;
+    if (wanted.versions.count(version) > 0 || kept_[name].count(version) > 0) {
+      ++it;
+      continue;
+    }
+    host_.ForgetFailure(name, version);
+    it = failures_.erase(it);
+  }
 }
 
 bool ModelKeeper::Answers(const Key& key) const {

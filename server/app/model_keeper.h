@@ -59,6 +59,7 @@ class ModelKeeper {
 
   // These REQUIRE: looking_ held.
   void Keep(const std::string& name, const WantedModel& wanted);
+  void ForgetFailures(const std::string& name, const WantedModel& wanted);
   bool Load(const Key& key);
   bool Answers(const Key& key) const;
   void FollowPosteriors();

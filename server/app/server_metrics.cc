@@ -69,12 +69,12 @@ void CollectOperations(const Operations& operations, std::vector<MetricFamily>& 
 
 void CollectModels(const ModelHost& models, std::vector<MetricFamily>& families) {
   MetricFamily ready{"laplaced_model_ready",
-                     "1 if the model is served, 0 if it failed to load",
+                     "1 if the model is served, 0 if it or its active posterior failed to load",
                      prometheus::MetricType::Gauge,
                      {}};
   for (const ModelInfo& model : models.Tried()) {
     ready.metric.push_back(GaugeOf({{"model", absl::StrCat(model.name, "/", model.version)}},
-                                   model.state == ModelState::kReady ? 1 : 0));
+                                   model.state == ModelState::kReady && !model.lacks_posterior));
   }
   if (!ready.metric.empty()) families.push_back(std::move(ready));
 }

@@ -42,6 +42,7 @@ struct ModelInfo {
   double sigma_noise = 0;
   std::string checkpoint_sha256;
   std::string active_posterior_id;
+  bool lacks_posterior = false;  // one is active in the repository, and cannot be used
   std::vector<std::string> captured_parameters;
   std::vector<std::string> generic_parameters;
   std::vector<std::string> last_layer_parameters;

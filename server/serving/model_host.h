@@ -74,6 +74,8 @@ class ModelHost {
   // `version` 0: the highest in the repository. Includes the active posterior and a warm-up.
   // RESOURCE_EXHAUSTED if it would take more memory than there may be, before anything is read.
   virtual absl::StatusOr<ModelInfo> Load(const std::string& name, int64_t version) = 0;
+  // A version that failed to load is wanted no more: Tried and List no longer say so.
+  virtual void ForgetFailure(const std::string& name, int64_t version) = 0;
   // `version` 0: all loaded versions.
   virtual absl::Status Unload(const std::string& name, int64_t version) = 0;
   // `version` 0: the loaded version with the highest number. NOT_FOUND if it is not loaded (message

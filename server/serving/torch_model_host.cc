@@ -73,6 +73,11 @@ class TorchModelHost : public ModelHost {
     return (*loaded)->info();
   }
 
+  void ForgetFailure(const std::string& name, int64_t version) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    failures_.erase({name, version});
+  }
+
   absl::Status Unload(const std::string& name, int64_t version) override {
     LAPLACED_RETURN_IF_ERROR(ValidateName("name", name));
     std::lock_guard<std::mutex> changing(changing_);

@@ -68,6 +68,7 @@ TorchServedModel::TorchServedModel(std::shared_ptr<const LoadedModel> model,
     problem_ = ProblemOf(model_->network, model_->capture);
   }
   if (!remark.empty()) {
+    info_.lacks_posterior = true;
     absl::StrAppend(&info_.state_message, info_.state_message.empty() ? "" : "; ", remark);
   }
 }

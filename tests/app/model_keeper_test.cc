@@ -45,6 +45,9 @@ class KeptHost : public FakeModelHost {
     diary.push_back(absl::StrCat("+", name, "/", version));
     return Get(name, version);
   }
+  void ForgetFailure(const std::string& name, int64_t version) override {
+    diary.push_back(absl::StrCat("forget ", name, "/", version));
+  }
   absl::Status Unload(const std::string& name, int64_t version) override {
     const absl::Status status = FakeModelHost::Unload(name, version);
     if (status.ok()) diary.push_back(absl::StrCat("-", name, "/", version));
@@ -115,6 +118,20 @@ TEST_F(ModelKeeperTest, AVersionThatCannotBeLoadedChangesNothingAndIsTriedAgainL
   for (int look = 0; look < 100; ++look) keeper.Look();
   EXPECT_THAT(Diary(), ElementsAre("+net/2", "-net/1"));
   EXPECT_EQ((host_.tries[{"net", 2}]), 7);
+}
+
+TEST_F(ModelKeeperTest, AVersionThatFailedIsForgottenOnceANewerOneAnswers) {
+  AddFolder("net", 1);
+  ModelKeeper& keeper = Keep("all");
+  host_.broken = {{"net", 2}};
+  AddFolder("net", 2);
+  keeper.Look();
+  EXPECT_THAT(Diary(), ElementsAre("+net/1"));
+  AddFolder("net", 3);
+  keeper.Look();
+  EXPECT_THAT(Diary(), ElementsAre("+net/3", "-net/1", "forget net/2"));
+  keeper.Look();
+  EXPECT_THAT(Diary(), IsEmpty());
 }
 
 TEST_F(ModelKeeperTest, TheBestVersionThatWorksServesWhileTheLatestDoesNot) {

@@ -126,6 +126,8 @@ TEST(ServerMetricsTest, ModelsAreReadyWhileTheyAreServed) {
   EXPECT_THAT(text, Not(HasSubstr("laplaced_model_ready{model=\"net/1\"}")));
   EXPECT_THAT(text, HasSubstr("laplaced_model_ready{model=\"bare/1\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("laplaced_build_info{version=\""));
+  server.host->AddWithoutUsablePosterior("other", 1);
+  EXPECT_THAT(MetricsOf(server), HasSubstr("laplaced_model_ready{model=\"other/1\"} 0\n"));
   // Nobody's disk is needed to say so.
   server.host->SetListStatus(absl::UnavailableError("the disk does not answer"));
   EXPECT_THAT(MetricsOf(server), HasSubstr("laplaced_model_ready{model=\"bare/1\"} 1\n"));

@@ -114,6 +114,7 @@ class IdentityHost final : public ModelHost {
   absl::StatusOr<ModelInfo> Load(const std::string& name, int64_t version) override {
     return Get(name, version);
   }
+  void ForgetFailure(const std::string&, int64_t) override {}
   absl::Status Unload(const std::string&, int64_t) override { return Fixed(); }
   absl::StatusOr<std::shared_ptr<const ServedModel>> Pin(const std::string& name,
                                                          int64_t version) const override {

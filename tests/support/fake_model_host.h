@@ -208,6 +208,16 @@ class FakeModelHost : public ModelHost {
     info.n_outputs = 3;
     info.active_posterior_id = posterior_id;
   }
+  // Makes a model ready whose active posterior cannot be used.
+  void AddWithoutUsablePosterior(const std::string& name, int64_t version) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ModelInfo& info = models_[{name, version}];
+    info.name = name;
+    info.version = version;
+    info.state = ModelState::kReady;
+    info.active_posterior_id.clear();
+    info.lacks_posterior = true;
+  }
   void SetComputeHook(ComputeHook hook) {
     std::lock_guard<std::mutex> lock(mutex_);
     on_compute_ = std::move(hook);
@@ -252,6 +262,7 @@ class FakeModelHost : public ModelHost {
     TellOfChange(name);
     return Get(name, version);
   }
+  void ForgetFailure(const std::string&, int64_t) override {}
   absl::Status Unload(const std::string& name, int64_t version) override {
     std::unique_lock<std::mutex> lock(mutex_);
     const auto found = Find(name, version);
