@@ -143,7 +143,7 @@ TEST_F(ModelKeeperTest, TheBestVersionThatWorksServesWhileTheLatestDoesNot) {
   EXPECT_THAT(Diary(), IsEmpty());
   host_.broken.clear();
   for (int look = 0; look < 10; ++look) keeper.Look();
-  EXPECT_THAT(Diary(), ElementsAre("+net/4", "-net/2"));
+  EXPECT_THAT(Diary(), ElementsAre("+net/4", "-net/2", "forget net/3"));
 }
 
 TEST_F(ModelKeeperTest, AVersionWithoutPosteriorWaitsBesideTheOneThatAnswers) {

@@ -154,7 +154,7 @@ TEST(OperationServiceTest, ARefusedWatchThatIsCancelledAtOnceEndsOnce) {
     });
   }
   for (std::thread& caller : callers) caller.join();
-  EXPECT_EQ(Watch(server, "op-x").status.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(Watch(server, "op-x").status.error_code(), StatusCode::NOT_FOUND);
 }
 
 TEST(OperationServiceTest, ManyWatchersOfOneOperationAllSeeItsEnd) {
