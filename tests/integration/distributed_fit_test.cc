@@ -1,10 +1,12 @@
 // laplace-fit and the server as several processes: the same result as one, lost and hanging ranks,
 // going on from a checkpoint.
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -76,7 +78,7 @@ class DistributedFitTest : public ::testing::Test {
     return ranks;
   }
 
-  std::vector<std::unique_ptr<Process>> StartFit(int size, std::vector<std::string> more) {
+  std::vector<std::string> FitArguments(const std::vector<std::string>& more) const {
     std::vector<std::string> arguments = {LAPLACE_FIT_BINARY,
                                           "mlp",
                                           "--registry",
@@ -94,7 +96,11 @@ class DistributedFitTest : public ::testing::Test {
                                           "--b2",
                                           "150"};
     arguments.insert(arguments.end(), more.begin(), more.end());
-    return StartRanks(size, std::move(arguments));
+    return arguments;
+  }
+
+  std::vector<std::unique_ptr<Process>> StartFit(int size, const std::vector<std::string>& more) {
+    return StartRanks(size, FitArguments(more));
   }
 
   // A fit whose search for directions goes on for thousands of products.
@@ -204,6 +210,18 @@ TEST_F(DistributedFitTest, ARankThatIsStoppedTellsTheOthers) {
   EXPECT_EQ(ranks[1]->Wait(), 1);
   EXPECT_EQ(ranks[0]->Wait(), 1);
   EXPECT_THAT(ranks[0]->Log(), HasSubstr("rank 1 gave up: the fit was cancelled"));
+}
+
+TEST_F(DistributedFitTest, AFitGoesOnWhenNobodyReadsItsLogAnyMore) {
+  const std::string log = File("log");
+  ASSERT_EQ(mkfifo(log.c_str(), 0600), 0);
+  signal(SIGPIPE, SIG_DFL);  // which the process inherits
+  Process fit(log, FitArguments({"--rank", "8"}), {{"OMP_WAIT_POLICY", "PASSIVE"}});
+  const int reader = open(log.c_str(), O_RDONLY);  // once the process has opened it, too
+  ASSERT_GE(reader, 0);
+  close(reader);
+  EXPECT_EQ(fit.Wait(), 0);
+  EXPECT_EQ(Posteriors().size(), 1u);
 }
 
 TEST_F(DistributedFitTest, ARankThatDoesNotComeIsNamed) {

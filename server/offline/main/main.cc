@@ -59,6 +59,8 @@ absl::Status Fit(const FitCommand& command, const Launch& launch) {
 
 // Of every command, once its flags are known.
 void Begin(char** argv) {
+  // Whoever reads our log, and other ranks, may go away; that is no reason to end without a word.
+  std::signal(SIGPIPE, SIG_IGN);
   // Executes this program again, before it has started any thread.
   ReexecWithPassiveOpenMp(argv);
   LogFormat format = LogFormat::kText;
