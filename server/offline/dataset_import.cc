@@ -73,7 +73,8 @@ absl::StatusOr<std::unique_ptr<RowReader>> OpenKnown(const std::string& path,
 }  // namespace
 
 absl::StatusOr<std::string> ImportDataset(const DataFiles& files, const Manifest& manifest,
-                                          const DatasetStore& store) {
+                                          const DatasetStore& store,
+                                          const ImportProgressFn& progress) {
   const std::string& targets_path = files.targets.empty() ? files.inputs : files.targets;
   LAPLACED_ASSIGN_OR_RETURN(auto inputs, OpenKnown(files.inputs, {"x", "inputs"}));
   LAPLACED_ASSIGN_OR_RETURN(auto targets, OpenKnown(targets_path, {"y", "targets", "labels"}));
@@ -89,17 +90,23 @@ absl::StatusOr<std::string> ImportDataset(const DataFiles& files, const Manifest
     return absl::InvalidArgumentError(absl::StrCat(files.inputs, ": rows ", files.begin, ":", end,
                                                    " are not among its ", inputs->rows(), " rows"));
   }
-  LAPLACED_RETURN_IF_ERROR(inputs->Skip(files.begin).status());
-  LAPLACED_RETURN_IF_ERROR(targets->Skip(files.begin).status());
+  LAPLACED_ASSIGN_OR_RETURN(const int64_t row_bytes, NumBytes(inputs->dtype(), RowShape(*inputs)));
+  const int64_t step = std::max<int64_t>(1, kBatchBytes / std::max<int64_t>(1, row_bytes));
+  const int64_t total = end - files.begin;
+  for (int64_t row = 0; row < files.begin;) {
+    if (progress) LAPLACED_RETURN_IF_ERROR(progress(0, total));
+    const int64_t count = std::min(step, files.begin - row);
+    LAPLACED_RETURN_IF_ERROR(inputs->Skip(count).status());
+    LAPLACED_RETURN_IF_ERROR(targets->Skip(count).status());
+    row += count;
+  }
 
   const bool labels = targets->dtype() != DType::kFloat32 && targets->dtype() != DType::kFloat64;
   const DatasetHeader header{inputs->dtype(), manifest.input_shape,
-                             labels ? DType::kInt64 : targets->dtype(), RowShape(*targets),
-                             end - files.begin};
-  LAPLACED_ASSIGN_OR_RETURN(const int64_t row_bytes, NumBytes(inputs->dtype(), RowShape(*inputs)));
+                             labels ? DType::kInt64 : targets->dtype(), RowShape(*targets), total};
   LAPLACED_ASSIGN_OR_RETURN(const auto writer, store.NewWriter(header));
-  const int64_t step = std::max<int64_t>(1, kBatchBytes / std::max<int64_t>(1, row_bytes));
   for (int64_t row = files.begin; row < end;) {
+    if (progress) LAPLACED_RETURN_IF_ERROR(progress(row - files.begin, total));
     const int64_t count = std::min(step, end - row);
     LAPLACED_ASSIGN_OR_RETURN(const Array x, inputs->Next(count));
     LAPLACED_ASSIGN_OR_RETURN(Array y, targets->Next(count));

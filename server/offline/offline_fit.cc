@@ -11,6 +11,7 @@
 #include "server/laplace/lanczos_checkpoint.h"
 #include "server/model/torch_status.h"
 #include "server/observe/log.h"
+#include "server/offline/logged_import.h"
 #include "server/offline/logged_progress.h"
 #include "server/registry/posterior_artifact.h"
 #include "server/registry/registry_lock.h"
@@ -22,7 +23,8 @@ namespace {
 
 // What rank 0 decides before all load the same: version and data sets.
 absl::Status Agree(const FitCommand& command, const Repository& repository,
-                   const DatasetStore& store, const Ranks& ranks, FitRequest& request) {
+                   const DatasetStore& store, const Ranks& ranks, const std::atomic<bool>& stop,
+                   FitRequest& request) {
   std::string version;
   if (ranks.rank() == 0) {
     if (request.version == 0) {
@@ -32,13 +34,14 @@ absl::Status Agree(const FitCommand& command, const Repository& repository,
     LAPLACED_ASSIGN_OR_RETURN(const auto model,
                               LoadModel(repository, {request.model, request.version}));
     if (command.training) {
-      LogInfo("putting the training data into the registry", {{"file", command.training->inputs}});
-      LAPLACED_ASSIGN_OR_RETURN(request.train_dataset_id,
-                                ImportDataset(*command.training, model->manifest, store));
+      LAPLACED_ASSIGN_OR_RETURN(
+          request.train_dataset_id,
+          ImportLogged("training data", *command.training, model->manifest, store, stop));
     }
     if (command.validation) {
-      LAPLACED_ASSIGN_OR_RETURN(request.validation_dataset_id,
-                                ImportDataset(*command.validation, model->manifest, store));
+      LAPLACED_ASSIGN_OR_RETURN(
+          request.validation_dataset_id,
+          ImportLogged("validation data", *command.validation, model->manifest, store, stop));
     }
   }
   LAPLACED_RETURN_IF_ERROR(BroadcastText(ranks, version));
@@ -93,7 +96,7 @@ absl::StatusOr<std::string> FitOffline(const FitCommand& command, const Ranks& r
       writes ? Repository::Open(command.registry) : Repository::OpenReadOnly(command.registry));
   const DatasetStore store(repository.DatasetsFolder(), std::numeric_limits<int64_t>::max());
   FitRequest request = command.request;
-  LAPLACED_RETURN_IF_ERROR(Agree(command, repository, store, ranks, request));
+  LAPLACED_RETURN_IF_ERROR(Agree(command, repository, store, ranks, stop, request));
 
   LAPLACED_ASSIGN_OR_RETURN(const auto model,
                             LoadModel(repository, {request.model, request.version}));

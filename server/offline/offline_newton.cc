@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/model/torch_status.h"
 #include "server/observe/log.h"
+#include "server/offline/logged_import.h"
 #include "server/offline/logged_progress.h"
 #include "server/registry/registry_lock.h"
 #include "server/registry/repository.h"
@@ -25,13 +26,14 @@ absl::StatusOr<std::string> NewtonOffline(const NewtonCommand& command,
   LAPLACED_ASSIGN_OR_RETURN(const auto model,
                             LoadModel(repository, {request.model, request.version}));
   if (command.training) {
-    LogInfo("putting the training data into the registry", {{"file", command.training->inputs}});
-    LAPLACED_ASSIGN_OR_RETURN(request.train_dataset_id,
-                              ImportDataset(*command.training, model->manifest, store));
+    LAPLACED_ASSIGN_OR_RETURN(
+        request.train_dataset_id,
+        ImportLogged("training data", *command.training, model->manifest, store, stop));
   }
   if (command.held_out) {
-    LAPLACED_ASSIGN_OR_RETURN(request.held_out_dataset_id,
-                              ImportDataset(*command.held_out, model->manifest, store));
+    LAPLACED_ASSIGN_OR_RETURN(
+        request.held_out_dataset_id,
+        ImportLogged("held-out data", *command.held_out, model->manifest, store, stop));
   }
   LAPLACED_ASSIGN_OR_RETURN(Dataset training,
                             LoadDataset(store, "--train", request.train_dataset_id));

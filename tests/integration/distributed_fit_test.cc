@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -21,6 +22,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "formats/npy.h"
+#include "server/offline/offline_fit.h"
+#include "server/offline/offline_newton.h"
 #include "server/registry/posterior_artifact.h"
 #include "server/registry/repository.h"
 #include "tests/integration/world.h"
@@ -31,9 +34,13 @@ namespace laplaced::integration {
 namespace {
 
 using test_support::IsOk;
+using test_support::NamesIn;
 using test_support::Process;
+using test_support::StatusIs;
 using ::testing::AllOf;
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 // One that nobody listened on a moment ago.
 int FreePort() {
@@ -46,6 +53,22 @@ int FreePort() {
   getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
   close(fd);
   return ntohs(address.sin_port);
+}
+
+// Until somebody listens there.
+void AwaitListener(int port) {
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  for (int i = 0; i < 6000; ++i) {
+    const int fd = socket(AF_INET, SOCK_STREAM, 0);
+    const bool listens = connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+    close(fd);
+    if (listens) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  FAIL() << "nobody listens on port " << port;
 }
 
 class DistributedFitTest : public ::testing::Test {
@@ -235,6 +258,37 @@ TEST_F(DistributedFitTest, ARankThatDoesNotComeIsNamed) {
                 environment);
   EXPECT_EQ(alone.Wait(), 1);
   EXPECT_THAT(alone.Log(), HasSubstr("rank 1 did not come within 2 s"));
+}
+
+TEST_F(DistributedFitTest, ASecondSignalEndsItAtOnceWhileItWaitsForRanks) {
+  const int port = FreePort();
+  Process alone(File("log"), FitArguments({"--join-timeout", "600"}),
+                {{"RANK", "0"},
+                 {"WORLD_SIZE", "2"},
+                 {"MASTER_ADDR", "127.0.0.1"},
+                 {"MASTER_PORT", absl::StrCat(port)}});
+  AwaitListener(port);
+  // Two of one kind could become one.
+  alone.Signal(SIGTERM);
+  alone.Signal(SIGINT);
+  EXPECT_THAT(alone.Wait(), AnyOf(128 + SIGTERM, 128 + SIGINT)) << alone.Log();
+}
+
+TEST_F(DistributedFitTest, ASignalEndsTheImportOfFiles) {
+  FitCommand fit;
+  fit.registry = world_.root();
+  fit.request.model = "mlp";
+  fit.training = DataFiles{File("x.npy"), File("y.npy")};
+  NewtonCommand newton;
+  newton.registry = world_.root();
+  newton.request.model = "mlp";
+  newton.training = fit.training;
+  const std::atomic<bool> stop{true};
+  const auto stopped = StatusIs(absl::StatusCode::kCancelled,
+                                "stopped while the training data were put into the registry");
+  EXPECT_THAT(FitOffline(fit, OneRank(), stop), stopped);
+  EXPECT_THAT(NewtonOffline(newton, stop), stopped);
+  EXPECT_THAT(NamesIn(File("datasets")), IsEmpty());
 }
 
 TEST_F(DistributedFitTest, BadInputNamesTheFlagOrFile) {

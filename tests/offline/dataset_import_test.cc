@@ -1,6 +1,8 @@
 #include "server/offline/dataset_import.h"
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "formats/npy.h"
 #include "gmock/gmock.h"
@@ -12,9 +14,13 @@ namespace laplaced {
 namespace {
 
 using ::laplaced::test_support::IsOk;
+using ::laplaced::test_support::NamesIn;
 using ::laplaced::test_support::StatusIs;
 using ::laplaced::test_support::TempFolder;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Pair;
 
 constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
 
@@ -59,6 +65,41 @@ TEST(ImportDatasetTest, RefusesBoolAsPixelsAndTakesItAsLabels) {
   EXPECT_EQ(targets->dtype, DType::kInt64);
   EXPECT_EQ(targets->data<int64_t>()[0], 1);
   EXPECT_EQ(targets->data<int64_t>()[1], 0);
+}
+
+TEST(ImportDatasetTest, TellsItsProgressAndEndsWithAnErrorThatComesBack) {
+  // Eight rows are a batch.
+  constexpr int64_t kRows = 20, kPixels = 1 << 20;
+  Manifest manifest = TwoPixels();
+  manifest.input_shape = {kPixels};
+  TempFolder folder;
+  const DatasetStore store(folder.path() + "/store", 1 << 30);
+  const std::string pixels =
+      folder.Write("x.npy", Npy({kRows, kPixels}, std::string(kRows * kPixels, '\1')));
+  const std::string labels = folder.Write("y.npy", Npy({kRows}, std::string(kRows, '\1')));
+  const DataFiles all{pixels, labels}, last{pixels, labels, kRows - 1};
+  std::vector<std::pair<int64_t, int64_t>> told;
+  absl::Status answer;
+  const auto progress = [&](int64_t done, int64_t total) {
+    told.emplace_back(done, total);
+    return told.size() < 3 ? absl::OkStatus() : answer;
+  };
+
+  answer = absl::CancelledError("enough");
+  EXPECT_THAT(ImportDataset(all, manifest, store, progress),
+              StatusIs(absl::StatusCode::kCancelled, "enough"));
+  EXPECT_THAT(told, ElementsAre(Pair(0, kRows), Pair(8, kRows), Pair(16, kRows)));
+  EXPECT_THAT(NamesIn(folder.path() + "/store"), IsEmpty());
+  told.clear();
+  EXPECT_THAT(ImportDataset(last, manifest, store, progress),
+              StatusIs(absl::StatusCode::kCancelled, "enough"))
+      << "also while rows are left out";
+  EXPECT_THAT(told, ElementsAre(Pair(0, 1), Pair(0, 1), Pair(0, 1)));
+
+  answer = absl::OkStatus();
+  const auto id = ImportDataset(last, manifest, store, progress);
+  ASSERT_THAT(id, IsOk());
+  EXPECT_EQ(store.Find(*id)->info.header.n_rows, 1);
 }
 
 }  // namespace

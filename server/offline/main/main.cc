@@ -1,7 +1,10 @@
 // The laplace-fit command: flags, launcher's environment, LibTorch start-up, the fit or the Newton
 // step.
 //
-// Exit codes: 0 done, 1 failed or stopped by SIGTERM or SIGINT, 2 bad flags or environment.
+// Exit codes: 0 done, 1 failed or stopped by SIGTERM or SIGINT, 2 bad flags or environment, 128
+// plus the signal's number if a second one came before it had stopped.
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -24,7 +27,10 @@ namespace {
 
 std::atomic<bool> stop{false};
 
-void Stop(int) { stop.store(true); }
+// Nothing on disk is ever half-written, so leaving at once is safe.
+void Stop(int signal) {
+  if (stop.exchange(true)) _exit(128 + signal);
+}
 
 std::chrono::milliseconds Milliseconds(double seconds) {
   return std::chrono::milliseconds(static_cast<int64_t>(1000 * seconds));

@@ -1,0 +1,24 @@
+#include "server/offline/logged_import.h"
+
+#include "absl/strings/str_cat.h"
+#include "server/observe/log.h"
+#include "server/offline/logged_progress.h"
+
+namespace laplaced {
+
+absl::StatusOr<std::string> ImportLogged(const std::string& what, const DataFiles& files,
+                                         const Manifest& manifest, const DatasetStore& store,
+                                         const std::atomic<bool>& stop) {
+  LogInfo(absl::StrCat("putting the ", what, " into the registry"), {{"file", files.inputs}});
+  LoggedProgress log("importing", /*speaks=*/true, stop);
+  return ImportDataset(files, manifest, store, [&](int64_t done, int64_t total) -> absl::Status {
+    if (log.cancelled()) {
+      return absl::CancelledError(
+          absl::StrCat("stopped while the ", what, " were put into the registry"));
+    }
+    log.Report(what, done, total, static_cast<double>(done) / static_cast<double>(total));
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace laplaced
