@@ -82,6 +82,43 @@ LanczosCheckpoint MakeCheckpoint(const FitCommand& command, const FitJob& job,
   return LanczosCheckpoint(std::move(options));
 }
 
+// Activates what rank 0 has written, if it was to be, and tells the log of it.
+absl::Status Publish(const FitJob& job, const std::string& folder, const Repository& repository,
+                     const Ranks& ranks) {
+  LAPLACED_ASSIGN_OR_RETURN(const PosteriorRecord record, ReadPosteriorRecord(folder));
+  if (job.activate) {
+    LAPLACED_RETURN_IF_ERROR(
+        repository.SetActivePosterior({record.model, record.version}, record.id));
+  }
+  const double seconds = record.lanczos_seconds;
+  LogInfo("fitted", {{"posterior", record.id},
+                     {"model", absl::StrCat(record.model, "/", record.version)},
+                     {"ranks", ranks.size()},
+                     {"seconds", record.fit_seconds},
+                     {"curvature_products", record.curvature_products},
+                     {"products_per_second",
+                      seconds > 0 ? static_cast<double>(record.curvature_products) / seconds : 0.0},
+                     {"active", std::string(job.activate ? "yes" : "no")}});
+  for (const std::string& warning : record.warnings) LogWarning(warning);
+  return absl::OkStatus();
+}
+
+// Rank 0 tells the others that all is well. They do not end before: a launcher that starts failed
+// ranks again would start rank 0 alone. If it fails, the call says why.
+absl::Status EndTogether(const Ranks& ranks) {
+  std::string nothing;
+  const absl::Status told = BroadcastText(ranks, nothing);
+  if (told.ok()) {
+    // A connection that is closed loses what is on its way. Each rank that comes here knows.
+    at::Tensor here = at::zeros({1}, at::kLong);
+    ranks.Sum(here).IgnoreError();
+    return told;
+  }
+  if (ranks.rank() != 0) return told;
+  LogWarning("the fit is done, but not all ranks know", {{"reason", std::string(told.message())}});
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> FitOffline(const FitCommand& command, const Ranks& ranks,
@@ -115,25 +152,12 @@ absl::StatusOr<std::string> FitOffline(const FitCommand& command, const Ranks& r
       repository.PosteriorFolder({job.record.model, job.record.version}, job.record.id));
   LoggedProgress progress("fitting", ranks.rank() == 0, stop);
   LAPLACED_RETURN_IF_ERROR(RunFitJob(job, folder, progress, &checkpoint));
-  if (!writes) return job.record.id;
-
-  checkpoint.Remove();
-  LAPLACED_ASSIGN_OR_RETURN(const PosteriorRecord record, ReadPosteriorRecord(folder));
-  if (job.activate) {
-    LAPLACED_RETURN_IF_ERROR(
-        repository.SetActivePosterior({record.model, record.version}, record.id));
+  if (writes) {
+    LAPLACED_RETURN_IF_ERROR(Publish(job, folder, repository, ranks));
+    checkpoint.Remove();
   }
-  const double seconds = record.lanczos_seconds;
-  LogInfo("fitted", {{"posterior", record.id},
-                     {"model", absl::StrCat(record.model, "/", record.version)},
-                     {"ranks", ranks.size()},
-                     {"seconds", record.fit_seconds},
-                     {"curvature_products", record.curvature_products},
-                     {"products_per_second",
-                      seconds > 0 ? static_cast<double>(record.curvature_products) / seconds : 0.0},
-                     {"active", std::string(job.activate ? "yes" : "no")}});
-  for (const std::string& warning : record.warnings) LogWarning(warning);
-  return record.id;
+  LAPLACED_RETURN_IF_ERROR(EndTogether(ranks));
+  return job.record.id;
 }
 
 }  // namespace laplaced

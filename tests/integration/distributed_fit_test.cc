@@ -235,6 +235,15 @@ TEST_F(DistributedFitTest, ARankThatIsStoppedTellsTheOthers) {
   EXPECT_THAT(ranks[0]->Log(), HasSubstr("rank 1 gave up: the fit was cancelled"));
 }
 
+TEST_F(DistributedFitTest, NoRankEndsWellBeforeThePosteriorIsThere) {
+  // No file can take its place.
+  std::filesystem::create_directory(world_.ModelFolder() + "/ACTIVE");
+  auto ranks = StartFit(3, {"--rank", "8"});
+  for (auto& rank : ranks) EXPECT_EQ(rank->Wait(), 1) << rank->Log();
+  EXPECT_THAT(ranks[0]->Log(), HasSubstr("ACTIVE"));
+  EXPECT_THAT(ranks[1]->Log(), AllOf(HasSubstr("rank 0 gave up"), HasSubstr("ACTIVE")));
+}
+
 TEST_F(DistributedFitTest, AFitGoesOnWhenNobodyReadsItsLogAnyMore) {
   const std::string log = File("log");
   ASSERT_EQ(mkfifo(log.c_str(), 0600), 0);
