@@ -1,5 +1,6 @@
 #include "server/offline/offline_fit.h"
 
+#include <algorithm>
 #include <chrono>
 #include <limits>
 #include <memory>
@@ -13,6 +14,7 @@
 #include "server/observe/log.h"
 #include "server/offline/logged_import.h"
 #include "server/offline/logged_progress.h"
+#include "server/offline/long_broadcast.h"
 #include "server/registry/posterior_artifact.h"
 #include "server/registry/registry_lock.h"
 #include "server/registry/repository.h"
@@ -21,10 +23,16 @@
 namespace laplaced {
 namespace {
 
+// How often the others hear of rank 0 while it imports files.
+std::chrono::duration<double> SignOfLife(const FitCommand& command) {
+  return std::chrono::duration<double>(std::min(5.0, command.rank_timeout_seconds / 4));
+}
+
 // What rank 0 decides before all load the same: version and data sets.
 absl::Status Agree(const FitCommand& command, const Repository& repository,
                    const DatasetStore& store, const Ranks& ranks, const std::atomic<bool>& stop,
                    FitRequest& request) {
+  LongBroadcast broadcast(ranks, SignOfLife(command));
   std::string version;
   if (ranks.rank() == 0) {
     if (request.version == 0) {
@@ -33,18 +41,20 @@ absl::Status Agree(const FitCommand& command, const Repository& repository,
     version = absl::StrCat(request.version);
     LAPLACED_ASSIGN_OR_RETURN(const auto model,
                               LoadModel(repository, {request.model, request.version}));
+    const auto import = [&](const std::string& what, const DataFiles& files) {
+      return ImportLogged(what, files, model->manifest, store, stop,
+                          [&] { return broadcast.StillSearching(); });
+    };
     if (command.training) {
-      LAPLACED_ASSIGN_OR_RETURN(
-          request.train_dataset_id,
-          ImportLogged("training data", *command.training, model->manifest, store, stop));
+      LAPLACED_ASSIGN_OR_RETURN(request.train_dataset_id,
+                                import("training data", *command.training));
     }
     if (command.validation) {
-      LAPLACED_ASSIGN_OR_RETURN(
-          request.validation_dataset_id,
-          ImportLogged("validation data", *command.validation, model->manifest, store, stop));
+      LAPLACED_ASSIGN_OR_RETURN(request.validation_dataset_id,
+                                import("validation data", *command.validation));
     }
   }
-  LAPLACED_RETURN_IF_ERROR(BroadcastText(ranks, version));
+  LAPLACED_RETURN_IF_ERROR(broadcast.Finish(stop, version));
   LAPLACED_RETURN_IF_ERROR(BroadcastText(ranks, request.train_dataset_id));
   LAPLACED_RETURN_IF_ERROR(BroadcastText(ranks, request.validation_dataset_id));
   request.version = std::stoll(version);

@@ -173,6 +173,8 @@ TEST_F(DistributedFitTest, OneTwoAndFourRanksAgreeAndWriteOnce) {
     const PosteriorRecord record = Record(id);
     EXPECT_EQ(*Repository::OpenReadOnly(world_.root())->ActivePosterior({"mlp", 1}), id);
     EXPECT_EQ(record.n_data, 300);  // of the manifest
+    EXPECT_THAT(ranks[0]->Log(),
+                AllOf(HasSubstr(record.train_dataset_id), HasSubstr(record.validation_dataset_id)));
     if (size == 1) {
       alone = record;
       continue;
