@@ -15,6 +15,7 @@
 #include "server/offline/logged_import.h"
 #include "server/offline/logged_progress.h"
 #include "server/offline/long_broadcast.h"
+#include "server/offline/same_fit.h"
 #include "server/registry/posterior_artifact.h"
 #include "server/registry/registry_lock.h"
 #include "server/registry/repository.h"
@@ -147,6 +148,7 @@ absl::StatusOr<std::string> FitOffline(const FitCommand& command, const Ranks& r
 
   LAPLACED_ASSIGN_OR_RETURN(const auto model,
                             LoadModel(repository, {request.model, request.version}));
+  LAPLACED_RETURN_IF_ERROR(CheckSameFit(command, request, *model, ranks));
   LAPLACED_ASSIGN_OR_RETURN(Dataset training,
                             LoadDataset(store, "--train", request.train_dataset_id, ranks));
   Dataset validation;

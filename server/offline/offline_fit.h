@@ -10,10 +10,10 @@
 
 namespace laplaced {
 
-// All ranks call it with the same command and see the same registry; rank 0 alone writes there, but
-// for checkpoints. The id of the posterior, which is active unless it was to be kept inactive.
-// CANCELLED within a curvature product, or a batch of files, once `stop` is set. Stages go to the
-// log.
+// All ranks call it with the same command (FAILED_PRECONDITION if not) and see the same registry;
+// rank 0 alone writes there, but for checkpoints. The id of the posterior, which is active unless
+// it was to be kept inactive. CANCELLED within a curvature product, or a batch of files, once
+// `stop` is set. Stages go to the log.
 absl::StatusOr<std::string> FitOffline(const FitCommand& command, const Ranks& ranks,
                                        const std::atomic<bool>& stop);
 

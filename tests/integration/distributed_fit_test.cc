@@ -7,8 +7,10 @@
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <torch/script.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -27,6 +29,7 @@
 #include "server/registry/posterior_artifact.h"
 #include "server/registry/repository.h"
 #include "tests/integration/world.h"
+#include "tests/reference/networks.h"
 #include "tests/support/process.h"
 #include "tests/support/status_matchers.h"
 
@@ -81,7 +84,15 @@ class DistributedFitTest : public ::testing::Test {
   std::string File(const std::string& name) const { return world_.root() + "/" + name; }
 
   // The ranks of one program, started as a launcher does.
-  std::vector<std::unique_ptr<Process>> StartRanks(int size, std::vector<std::string> arguments) {
+  std::vector<std::unique_ptr<Process>> StartRanks(int size,
+                                                   const std::vector<std::string>& arguments) {
+    return StartRanks(std::vector<std::vector<std::string>>(size, arguments));
+  }
+
+  // Each with arguments of its own.
+  std::vector<std::unique_ptr<Process>> StartRanks(
+      const std::vector<std::vector<std::string>>& arguments) {
+    const auto size = static_cast<int>(arguments.size());
     const std::string port = absl::StrCat(FreePort());
     std::vector<std::unique_ptr<Process>> ranks;
     ++started_;
@@ -96,7 +107,7 @@ class DistributedFitTest : public ::testing::Test {
                             {"GLOO_SOCKET_IFNAME", "lo"}});
       }
       ranks.push_back(std::make_unique<Process>(File(absl::StrCat("log-", started_, "-", r)),
-                                                arguments, environment));
+                                                arguments[r], environment));
     }
     return ranks;
   }
@@ -235,6 +246,33 @@ TEST_F(DistributedFitTest, ARankThatIsStoppedTellsTheOthers) {
   EXPECT_EQ(ranks[1]->Wait(), 1);
   EXPECT_EQ(ranks[0]->Wait(), 1);
   EXPECT_THAT(ranks[0]->Log(), HasSubstr("rank 1 gave up: the fit was cancelled"));
+}
+
+TEST_F(DistributedFitTest, RanksThatMeanAnotherFitAreRefused) {
+  const auto refused = [&](const std::vector<std::string>& rank_0,
+                           const std::vector<std::string>& rank_1, const std::string& why) {
+    auto ranks = StartRanks({rank_0, rank_1});
+    for (auto& rank : ranks) EXPECT_EQ(rank->Wait(), 1) << rank->Log();
+    EXPECT_THAT(ranks[1]->Log(), AllOf(HasSubstr("not started with the same"), HasSubstr(why)));
+    EXPECT_THAT(ranks[0]->Log(), AllOf(HasSubstr("rank 1 gave up"), HasSubstr(why)));
+  };
+  refused(FitArguments({"--seed", "1"}), FitArguments({"--seed", "2"}),
+          "program: seed is 2, but 1 on rank 0");
+  refused(FitArguments({"--rank", "8"}), FitArguments({"--structure", "kfac"}),
+          "rank is 0, but 8 on rank 0");
+
+  // Another copy of the registry.
+  const test_support::TempFolder copy;
+  std::filesystem::copy(world_.root(), copy.path(), std::filesystem::copy_options::recursive);
+  reference::MakeModule({{"w1", {6, 4}}, {"b1", {6}}, {"w2", {3, 6}}, {"b2", {3}}},
+                        "  h = torch.tanh(torch.linear(x, self.w1, self.b1))\n"
+                        "  return torch.linear(h, self.w2, self.b2)\n",
+                        at::kFloat, 77, 0.3)
+      .save(copy.path() + "/models/mlp/1/model.pt");
+  std::vector<std::string> other = FitArguments({});
+  std::replace(other.begin(), other.end(), world_.root(), copy.path());
+  refused(FitArguments({}), other, "program: checkpoint_sha256 is ");
+  EXPECT_THAT(Posteriors(), IsEmpty());
 }
 
 TEST_F(DistributedFitTest, NoRankEndsWellBeforeThePosteriorIsThere) {
