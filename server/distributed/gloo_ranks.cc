@@ -35,19 +35,40 @@ auto WithoutLibuv(Options& options, int) -> decltype(options.useLibUV, void()) {
 template <typename Options>
 void WithoutLibuv(Options&, long) {}
 
-// Looks until all keys are there, and says whether they were in time. (After a wait that timed out,
-// a TCPStore takes the answer to it for the answer to the next question.)
-bool AwaitKeys(c10d::Store& store, const std::vector<std::string>& keys, milliseconds timeout) {
+// Looks until it is there, and says whether it was in time. (Stores can wait themselves, but after
+// a wait that timed out a TCPStore takes the answer to it for the answer to the next question.)
+template <typename Condition>
+bool AwaitThat(Condition&& there, milliseconds timeout) {
   constexpr milliseconds kPause{20};
   const auto end = std::chrono::steady_clock::now() + timeout;
-  while (!store.check(keys)) {
+  while (!there()) {
     if (std::chrono::steady_clock::now() >= end) return false;
     std::this_thread::sleep_for(kPause);
   }
   return true;
 }
 
+bool AwaitKeys(c10d::Store& store, const std::vector<std::string>& keys, milliseconds timeout) {
+  return AwaitThat([&] { return store.check(keys); }, timeout);
+}
+
 std::string Key(const std::string& what, int64_t rank) { return absl::StrCat(what, "/", rank); }
+
+constexpr char kVerdict[] = "verdict";
+constexpr char kAllHere[] = "all were there";
+
+// kAllHere, or who gave up first. It is decided once, by rank 0 when all keys are there, or by the
+// first rank that has waited for too long: whoever comes later waits for nobody.
+std::string Verdict(c10d::Store& store, int64_t rank, const std::vector<std::string>& keys,
+                    milliseconds timeout) {
+  const auto all_here = [&] { return rank == 0 && store.check(keys); };
+  const bool in_time =
+      AwaitThat([&] { return store.check({kVerdict}) || all_here(); }, timeout) && all_here();
+  const std::string mine =
+      in_time ? kAllHere
+              : absl::StrCat("rank ", rank, " gave up after ", timeout.count() / 1000.0, " s");
+  return Text(store.compareSet(kVerdict, {}, Bytes(mine)));
+}
 
 }  // namespace
 
@@ -158,6 +179,7 @@ void GlooRanks::GiveUp(const absl::Status& why) {
   state_->lost = why;
   try {
     state_->store->set(Key("failed", state_->rank), Bytes(std::string(why.message())));
+    state_->store->set(Key("knows", state_->rank), Bytes("1"));  // it will not ask the others
     state_->group.reset();
     if (!state_->keeps_store) return;
     std::vector<std::string> others;
@@ -230,22 +252,31 @@ absl::StatusOr<std::unique_ptr<GlooRanks>> MeetingPoint::Join(const std::string&
   joined->keeps_store = state_->keeps_store;
   std::vector<std::string> all;
   for (int64_t other = 0; other < state_->size; ++other) all.push_back(Key("here", other));
+  bool came = false;
   try {
     joined->store = c10::make_intrusive<c10d::PrefixStore>(name, state_->store);
-    joined->store->set(Key("here", state_->rank), Bytes("1"));
-    if (!AwaitKeys(*joined->store, all, join_timeout)) throw std::runtime_error("timed out");
     auto options = c10d::ProcessGroupGloo::Options::create(timeout);
     options->devices.push_back(
         state_->interface.empty()
             ? c10d::ProcessGroupGloo::createDefaultDevice()
             : c10d::ProcessGroupGloo::createDeviceForInterface(state_->interface));
     options->threads = 2;
+    // Late, or in the place of a process that died.
+    if (joined->store->check({kVerdict})) {
+      throw std::runtime_error(
+          absl::StrCat("it came too late (", Text(joined->store->get(kVerdict)), ")"));
+    }
+    joined->store->set(Key("here", state_->rank), Bytes("1"));
+    came = true;
+    // Making the group waits for all ranks, and much longer.
+    const std::string verdict = Verdict(*joined->store, state_->rank, all, join_timeout);
+    if (verdict != kAllHere) throw std::runtime_error(verdict);
     joined->group = c10::make_intrusive<c10d::ProcessGroupGloo>(
         joined->store, static_cast<int>(state_->rank), static_cast<int>(state_->size), options);
   } catch (const std::exception& e) {
     std::vector<std::string> missing;
     try {
-      for (int64_t other = 0; other < state_->size; ++other) {
+      for (int64_t other = 0; came && other < state_->size; ++other) {
         if (!joined->store->check({all[other]})) missing.push_back(absl::StrCat(other));
       }
     } catch (const std::exception&) {

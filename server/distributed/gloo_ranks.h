@@ -58,7 +58,7 @@ class MeetingPoint {
 
   // All ranks as a group; `name` is new and the same on all. They wait for each other at most
   // `join_timeout` here, and `timeout` in every call. UNAVAILABLE names the ranks that did not
-  // come.
+  // come. Once one has given up, it is UNAVAILABLE at once for all that come later.
   absl::StatusOr<std::unique_ptr<GlooRanks>> Join(const std::string& name,
                                                   std::chrono::milliseconds join_timeout,
                                                   std::chrono::milliseconds timeout) const;

@@ -10,6 +10,7 @@
 #include "server/model/torch_status.h"
 #include "server/observe/log.h"
 #include "server/registry/record_json.h"
+#include "server/serving/fit_end.h"
 #include "server/serving/fit_start.h"
 
 namespace laplaced {
@@ -19,7 +20,6 @@ constexpr char kNewest[] = "fits";
 constexpr std::chrono::milliseconds kLook{500};  // between looks at `stop`
 
 std::string JobKey(int64_t number) { return absl::StrCat("fit-", number); }
-std::string EndKey(int64_t number) { return absl::StrCat("end-of-fit-", number); }
 
 // A number that may not be there as an array of none or one.
 std::vector<double> ToList(const absl::optional<double>& value) {
@@ -66,15 +66,16 @@ void VisitFields(WireRequest& wire, Visitor& visit) {
   visit("feature_layer", r.feature_layer);
 }
 
-// A fit that only asks whether it should stop.
+// A fit that only asks whether it should stop: this process, or because rank 0 has.
 class QuietHandle : public OperationHandle {
  public:
-  explicit QuietHandle(const std::atomic<bool>& stop) : stop_(stop) {}
-  bool cancelled() const override { return stop_.load(); }
+  QuietHandle(const std::atomic<bool>& stop, const FitEndWatch& end) : stop_(stop), end_(end) {}
+  bool cancelled() const override { return stop_.load() || !end_.status().ok(); }
   void Report(const std::string&, int64_t, int64_t, double) override {}
 
  private:
   const std::atomic<bool>& stop_;
+  const FitEndWatch& end_;
 };
 
 }  // namespace
@@ -127,13 +128,10 @@ absl::Status FitCrew::Fit(const FitRequest& request, const std::function<bool()>
   LAPLACED_RETURN_IF_ERROR(meeting_->Post(kNewest, absl::StrCat(number)));
   fits_ = number;
   auto ranks = meeting_->Join(absl::StrCat(JobKey(number), "/"), timeouts_.join, timeouts_.call);
-  absl::Status status = ranks.status();
-  if (status.ok()) {
-    status = body(**ranks);
-    (*ranks)->GiveUp(status);
-  }
-  // For ranks that come later.
-  meeting_->Post(EndKey(number), "1").IgnoreError();
+  const absl::Status status = ranks.ok() ? body(**ranks) : ranks.status();
+  // For ranks that compute, and for those that come later.
+  PostFitEnd(*meeting_, number, status);
+  if (ranks.ok()) (*ranks)->GiveUp(status);
   return status;
 }
 
@@ -145,7 +143,7 @@ absl::Status FitCrew::Work(const Repository& repository, const DatasetStore& dat
   if (const auto newest = meeting_->Await(kNewest, kNow); newest.ok()) {
     int64_t last = 0;
     if (absl::SimpleAtoi(*newest, &last)) {
-      next = meeting_->Await(EndKey(last), kNow).ok() ? last + 1 : last;
+      next = HasFitEnded(*meeting_, last) ? last + 1 : last;
     }
   } else if (!absl::IsDeadlineExceeded(newest.status())) {
     return newest.status();
@@ -155,7 +153,9 @@ absl::Status FitCrew::Work(const Repository& repository, const DatasetStore& dat
     const auto request = meeting_->Await(JobKey(next), kLook);
     if (absl::IsDeadlineExceeded(request.status())) continue;
     if (!request.ok()) return request.status();
-    const absl::Status done = TakePart(next, *request, repository, datasets, stop);
+    const absl::Status done = HasFitEnded(*meeting_, next)
+                                  ? absl::UnavailableError("it was over when this rank came")
+                                  : TakePart(next, *request, repository, datasets, stop);
     if (!done.ok()) LogWarning("a fit ended early", {{"reason", std::string(done.message())}});
     ++next;
   }
@@ -167,6 +167,7 @@ absl::Status FitCrew::TakePart(int64_t number, const std::string& request,
                                const std::atomic<bool>& stop) {
   LAPLACED_ASSIGN_OR_RETURN(const auto ranks, meeting_->Join(absl::StrCat(JobKey(number), "/"),
                                                              timeouts_.join, timeouts_.call));
+  LAPLACED_ASSIGN_OR_RETURN(const auto end, FitEndWatch::Start(*meeting_, number));
   const auto run = [&]() -> absl::Status {
     LAPLACED_ASSIGN_OR_RETURN(const FitRequest fit, DecodeFitRequest(request));
     LogInfo("fitting", {{"model", absl::StrCat(fit.model, "/", fit.version)},
@@ -182,10 +183,14 @@ absl::Status FitCrew::TakePart(int64_t number, const std::string& request,
     }
     LAPLACED_ASSIGN_OR_RETURN(const FitJob job, PrepareFit(model, fit, std::move(training),
                                                            std::move(validation), *ranks));
-    QuietHandle handle(stop);
+    QuietHandle handle(stop, *end);
     return RunFitJob(job, "", handle);
   };
-  const absl::Status status = run();
+  absl::Status status = run();
+  // It was cancelled, or lost the others, because rank 0 had ended.
+  if (const absl::Status given_up = end->status(); !status.ok() && !given_up.ok()) {
+    status = given_up;
+  }
   ranks->GiveUp(status);
   return status;
 }

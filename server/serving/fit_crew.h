@@ -3,7 +3,8 @@
 //
 // Rank 0 makes a fit known at the meeting point; all ranks load the same model and their shares of
 // the data from the registry, which all must see, and run the same job. A rank that is lost ends
-// that fit on all of them with UNAVAILABLE; the next fit calls all ranks anew.
+// that fit on all of them with UNAVAILABLE; the next fit calls all ranks anew. What ends on rank 0
+// ends on the others within about a second, and a rank that comes late leaves out what has ended.
 #pragma once
 
 #include <atomic>

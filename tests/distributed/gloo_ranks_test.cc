@@ -140,6 +140,22 @@ TEST(MeetingPointTest, SaysWhoDidNotCome) {
               HasSubstr("rank 1, 2 did not come within 0.2 s"));
 }
 
+TEST(MeetingPointTest, AfterARankHasGivenUpNobodyWaits) {
+  for (const int64_t early : {0, 1}) {
+    const MeetingPoint first = MeetingPoint::InProcess(nullptr, early, 2);
+    const MeetingPoint second = MeetingPoint::InProcess(&first, 1 - early, 2);
+    ASSERT_EQ(first.Join("test", milliseconds(100), seconds(30)).status().code(),
+              absl::StatusCode::kUnavailable);
+    const auto begin = std::chrono::steady_clock::now();
+    const auto ranks = second.Join("test", seconds(30), seconds(30));
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, seconds(15));
+    ASSERT_EQ(ranks.status().code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(
+        std::string(ranks.status().message()),
+        HasSubstr(early == 0 ? "rank 0 gave up after 0.1 s" : "rank 1 gave up after 0.1 s"));
+  }
+}
+
 TEST(MeetingPointTest, PostsAndAwaits) {
   const MeetingPoint first = MeetingPoint::InProcess(nullptr, 0, 2);
   const MeetingPoint second = MeetingPoint::InProcess(&first, 1, 2);
