@@ -39,6 +39,10 @@ const Ranks& OneRank();
 // `text` becomes that of rank 0.
 absl::Status BroadcastText(const Ranks& ranks, std::string& text);
 
+// The same on all ranks: OK if all are, else what the first rank with an error says, with its
+// number.
+absl::Status FirstError(const Ranks& ranks, const absl::Status& mine);
+
 // Which of n things (examples, coordinates) are a rank's: contiguous parts whose sizes differ by at
 // most 1.
 struct Share {

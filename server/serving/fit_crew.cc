@@ -11,6 +11,7 @@
 #include "server/observe/log.h"
 #include "server/registry/record_json.h"
 #include "server/serving/fit_end.h"
+#include "server/serving/fit_identity.h"
 #include "server/serving/fit_start.h"
 
 namespace laplaced {
@@ -78,6 +79,27 @@ class QuietHandle : public OperationHandle {
   const FitEndWatch& end_;
 };
 
+// This rank's share of a fit, if it is the one that rank 0 means.
+absl::StatusOr<FitJob> PrepareShare(const std::string& request, const std::string& identity,
+                                    const Repository& repository, const DatasetStore& datasets,
+                                    const Ranks& ranks) {
+  LAPLACED_ASSIGN_OR_RETURN(const FitRequest fit, DecodeFitRequest(request));
+  LogInfo("fitting", {{"model", absl::StrCat(fit.model, "/", fit.version)},
+                      {"rank", ranks.rank()},
+                      {"ranks", ranks.size()}});
+  LAPLACED_ASSIGN_OR_RETURN(const auto model, LoadModel(repository, {fit.model, fit.version}));
+  LAPLACED_ASSIGN_OR_RETURN(const FitIdentity first, DecodeFitIdentity(identity));
+  LAPLACED_RETURN_IF_ERROR(CheckSameFit(first, IdentityOf(*model, fit)));
+  LAPLACED_ASSIGN_OR_RETURN(Dataset training,
+                            LoadDataset(datasets, "train_dataset_id", fit.train_dataset_id, ranks));
+  Dataset validation;
+  if (!fit.validation_dataset_id.empty()) {
+    LAPLACED_ASSIGN_OR_RETURN(validation, LoadDataset(datasets, "validation_dataset_id",
+                                                      fit.validation_dataset_id, ranks));
+  }
+  return PrepareFit(model, fit, std::move(training), std::move(validation), ranks);
+}
+
 }  // namespace
 
 std::string EncodeFitRequest(const FitRequest& request) {
@@ -116,7 +138,8 @@ absl::StatusOr<std::unique_ptr<FitCrew>> FitCrew::Open(const Launch& launch,
 
 int64_t FitCrew::size() const { return meeting_->size(); }
 
-absl::Status FitCrew::Fit(const FitRequest& request, const std::function<bool()>& cancelled,
+absl::Status FitCrew::Fit(const FitRequest& request, const FitIdentity& identity,
+                          const std::function<bool()>& cancelled,
                           const std::function<absl::Status(const Ranks& ranks)>& body) {
   std::unique_lock<std::timed_mutex> lock(mutex_, std::defer_lock);
   while (!lock.try_lock_for(kLook)) {
@@ -128,7 +151,13 @@ absl::Status FitCrew::Fit(const FitRequest& request, const std::function<bool()>
   LAPLACED_RETURN_IF_ERROR(meeting_->Post(kNewest, absl::StrCat(number)));
   fits_ = number;
   auto ranks = meeting_->Join(absl::StrCat(JobKey(number), "/"), timeouts_.join, timeouts_.call);
-  const absl::Status status = ranks.ok() ? body(**ranks) : ranks.status();
+  const auto run = [&](const Ranks& all) -> absl::Status {
+    std::string text = EncodeFitIdentity(identity);
+    LAPLACED_RETURN_IF_ERROR(BroadcastText(all, text));
+    LAPLACED_RETURN_IF_ERROR(FirstError(all, absl::OkStatus()));
+    return body(all);
+  };
+  const absl::Status status = ranks.ok() ? run(**ranks) : ranks.status();
   // For ranks that compute, and for those that come later.
   PostFitEnd(*meeting_, number, status);
   if (ranks.ok()) (*ranks)->GiveUp(status);
@@ -169,22 +198,12 @@ absl::Status FitCrew::TakePart(int64_t number, const std::string& request,
                                                              timeouts_.join, timeouts_.call));
   LAPLACED_ASSIGN_OR_RETURN(const auto end, FitEndWatch::Start(*meeting_, number));
   const auto run = [&]() -> absl::Status {
-    LAPLACED_ASSIGN_OR_RETURN(const FitRequest fit, DecodeFitRequest(request));
-    LogInfo("fitting", {{"model", absl::StrCat(fit.model, "/", fit.version)},
-                        {"rank", ranks->rank()},
-                        {"ranks", ranks->size()}});
-    LAPLACED_ASSIGN_OR_RETURN(const auto model, LoadModel(repository, {fit.model, fit.version}));
-    LAPLACED_ASSIGN_OR_RETURN(
-        Dataset training, LoadDataset(datasets, "train_dataset_id", fit.train_dataset_id, *ranks));
-    Dataset validation;
-    if (!fit.validation_dataset_id.empty()) {
-      LAPLACED_ASSIGN_OR_RETURN(validation, LoadDataset(datasets, "validation_dataset_id",
-                                                        fit.validation_dataset_id, *ranks));
-    }
-    LAPLACED_ASSIGN_OR_RETURN(const FitJob job, PrepareFit(model, fit, std::move(training),
-                                                           std::move(validation), *ranks));
+    std::string identity;
+    LAPLACED_RETURN_IF_ERROR(BroadcastText(*ranks, identity));
+    const auto job = PrepareShare(request, identity, repository, datasets, *ranks);
+    LAPLACED_RETURN_IF_ERROR(FirstError(*ranks, job.status()));
     QuietHandle handle(stop, *end);
-    return RunFitJob(job, "", handle);
+    return RunFitJob(*job, "", handle);
   };
   absl::Status status = run();
   // It was cancelled, or lost the others, because rank 0 had ended.

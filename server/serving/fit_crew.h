@@ -3,8 +3,10 @@
 //
 // Rank 0 makes a fit known at the meeting point; all ranks load the same model and their shares of
 // the data from the registry, which all must see, and run the same job. A rank that is lost ends
-// that fit on all of them with UNAVAILABLE; the next fit calls all ranks anew. What ends on rank 0
-// ends on the others within about a second, and a rank that comes late leaves out what has ended.
+// that fit on all of them with UNAVAILABLE, and a rank that cannot begin, or would compute with
+// another model than rank 0 has in memory, with the reason; the next fit calls all ranks anew. What
+// ends on rank 0 ends on the others within about a second, and a rank that comes late leaves out
+// what has ended.
 #pragma once
 
 #include <atomic>
@@ -26,6 +28,7 @@ namespace laplaced {
 
 class MeetingPoint;
 class Ranks;
+struct FitIdentity;
 
 class FitCrew {
  public:
@@ -44,8 +47,10 @@ class FitCrew {
   int64_t size() const;
 
   // Rank 0: calls the others to the fit of `request`, which names a version, and runs `body` with
-  // them. One at a time; others wait, until `cancelled`. Thread-safe.
-  absl::Status Fit(const FitRequest& request, const std::function<bool()>& cancelled,
+  // them once all have read their data. `identity` is that of the request and the model in memory.
+  // One at a time; others wait, until `cancelled`. Thread-safe.
+  absl::Status Fit(const FitRequest& request, const FitIdentity& identity,
+                   const std::function<bool()>& cancelled,
                    const std::function<absl::Status(const Ranks& ranks)>& body);
 
   // The other ranks: takes part in all fits to come. OK once `stop` is set; UNAVAILABLE when rank 0

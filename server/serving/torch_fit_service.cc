@@ -7,6 +7,7 @@
 #include "server/model/field_error.h"
 #include "server/model/torch_status.h"
 #include "server/serving/fit_crew.h"
+#include "server/serving/fit_identity.h"
 #include "server/serving/fit_job.h"
 #include "server/serving/fit_records.h"
 #include "server/serving/fit_service.h"
@@ -277,7 +278,7 @@ class TorchFitService : public FitService {
   absl::Status FitTogether(const FitJob& whole, const FitRequest& request,
                            const std::string& folder, OperationHandle& handle) {
     return crew_->Fit(
-        request, [&] { return handle.cancelled(); },
+        request, IdentityOf(*whole.model, request), [&] { return handle.cancelled(); },
         [&](const Ranks& ranks) {
           FitJob mine = whole;
           mine.risk = std::make_shared<EmpiricalRisk>(*whole.risk);

@@ -93,6 +93,26 @@ TEST(GlooRanksTest, ARankThatGivesUpTellsTheOthersWhy) {
   }
 }
 
+TEST(GlooRanksTest, AllRanksHearOfTheFirstError) {
+  const auto statuses = OnRanks<std::vector<absl::Status>>(3, [](const Ranks& ranks) {
+    std::vector<absl::Status> heard = {FirstError(ranks, absl::OkStatus())};
+    for (const int64_t first : {0, 1, 2}) {
+      heard.push_back(FirstError(
+          ranks, ranks.rank() < first
+                     ? absl::OkStatus()
+                     : absl::NotFoundError("no file of " + std::to_string(ranks.rank()))));
+    }
+    return heard;
+  });
+  ASSERT_EQ(statuses.size(), 3u);
+  for (const std::vector<absl::Status>& heard : statuses) {
+    EXPECT_EQ(heard, (std::vector<absl::Status>{absl::OkStatus(),
+                                                absl::NotFoundError("rank 0: no file of 0"),
+                                                absl::NotFoundError("rank 1: no file of 1"),
+                                                absl::NotFoundError("rank 2: no file of 2")}));
+  }
+}
+
 TEST(GlooRanksTest, ARankThatLeavesEndsTheCallsOfTheOthersAtOnce) {
   const auto begin = std::chrono::steady_clock::now();
   const auto statuses = OnRanks<absl::Status>(

@@ -7,12 +7,19 @@
 
 #include <atomic>
 #include <chrono>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <thread>
+#include <utility>
 
 #include "server/distributed/gloo_ranks.h"
+#include "server/model/torch_status.h"
 #include "server/serving/fit_end.h"
+#include "server/serving/fit_identity.h"
+#include "server/serving/fit_start.h"
+#include "tests/reference/networks.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_folder.h"
 
@@ -23,6 +30,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using test_support::IsOk;
 using test_support::StatusIs;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 TEST(FitCrewTest, EveryFieldOfARequestArrives) {
@@ -117,6 +125,147 @@ TEST(FitEndWatchTest, TellsOfFitsThatRank0HasGivenUp) {
   EXPECT_THAT((*bad)->status(), StatusIs(absl::StatusCode::kUnavailable,
                                          HasSubstr("rank 0 ended the fit: the fit was cancelled")));
   EXPECT_THAT((*good)->status(), IsOk());
+}
+
+class Handle : public OperationHandle {
+ public:
+  bool cancelled() const override { return false; }
+  void Report(const std::string&, int64_t, int64_t, double) override {}
+};
+
+// Rank 0, and beside it rank 1 as a thread.
+class FitCrewRanksTest : public ::testing::Test {
+ protected:
+  FitCrewRanksTest() {
+    std::filesystem::create_directories(Folder());
+    WriteModel(/*seed=*/1);
+    WriteManifest("0.01");
+    request_.model = "net";
+    request_.version = 1;
+    request_.rank = 3;
+    request_.direction_batch_size = 20;
+    request_.curvature_batch_size = 30;
+    request_.train_dataset_id = AddData(at::arange(kRows, at::kLong).remainder(3));
+    thread_ =
+        std::thread([this] { EXPECT_THAT(other_.Work(repository_, datasets_, stop_), IsOk()); });
+  }
+  ~FitCrewRanksTest() override {
+    stop_ = true;
+    thread_.join();
+  }
+
+  std::string Folder() const { return root_.path() + "/models/net/1"; }
+  void WriteModel(uint64_t seed) const {
+    reference::MakeModule({{"weight", {5, 4}}, {"head", {3, 5}}},
+                          "  return torch.linear(torch.linear(x, self.weight).tanh(), self.head)\n",
+                          at::kFloat, seed)
+        .save(Folder() + "/model.pt");
+  }
+  void WriteManifest(const std::string& weight_decay) const {
+    test_support::WriteFileBytes(
+        Folder() + "/model.json",
+        R"({"likelihood": "categorical", "input": {"shape": [4]}, "n_outputs": 3, "weight_decay": )" +
+            weight_decay + "}");
+  }
+  std::shared_ptr<const LoadedModel> Load() const { return *LoadModel(repository_, {"net", 1}); }
+
+  std::string AddData(const at::Tensor& labels) const {
+    DatasetHeader header;
+    header.n_rows = kRows;
+    header.example_shape = {4};
+    header.input_dtype = DType::kFloat32;
+    header.target_dtype = DType::kInt64;
+    auto writer = *datasets_.NewWriter(header);
+    const at::Tensor x = reference::RandomNormal({kRows, 4}, 1, at::kFloat);
+    EXPECT_THAT(writer->Append({DType::kFloat32, {kRows, 4}, x.data_ptr()},
+                               {DType::kInt64, {kRows}, labels.data_ptr()}),
+                IsOk());
+    return writer->Commit()->id;
+  }
+
+  // As the server does, with `model` in memory.
+  absl::Status Fit(const std::shared_ptr<const LoadedModel>& model) {
+    return crew_.Fit(
+        request_, IdentityOf(*model, request_), [] { return false; },
+        [&](const Ranks& ranks) -> absl::Status {
+          LAPLACED_ASSIGN_OR_RETURN(
+              Dataset training,
+              LoadDataset(datasets_, "train_dataset_id", request_.train_dataset_id, ranks));
+          LAPLACED_ASSIGN_OR_RETURN(const FitJob job,
+                                    PrepareFit(model, request_, std::move(training), {}, ranks));
+          LAPLACED_ASSIGN_OR_RETURN(const std::string folder,
+                                    repository_.PosteriorFolder({"net", 1}, job.record.id));
+          Handle handle;
+          return RunFitJob(job, folder, handle);
+        });
+  }
+  size_t Posteriors() const { return repository_.ListPosteriors({"net", 1})->size(); }
+
+  static constexpr int64_t kRows = 61;
+  const test_support::TempFolder root_;
+  const Repository repository_ = *Repository::Open(root_.path());
+  const DatasetStore datasets_{repository_.DatasetsFolder(), 1 << 20};
+  const MeetingPoint meeting_ = MeetingPoint::InProcess(nullptr, 0, 2);
+  FitCrew crew_{std::make_unique<MeetingPoint>(MeetingPoint::InProcess(&meeting_, 0, 2)),
+                {seconds(60), seconds(60)}};
+  FitCrew other_{std::make_unique<MeetingPoint>(MeetingPoint::InProcess(&meeting_, 1, 2)),
+                 {seconds(60), seconds(60)}};
+  FitRequest request_;
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
+
+TEST_F(FitCrewRanksTest, FilesThatWereReplacedEndAFitAndNoSumMixesTwoNetworks) {
+  const auto before = Load();
+  EXPECT_THAT(Fit(before), IsOk());
+  EXPECT_EQ(Posteriors(), 1u);
+
+  WriteModel(/*seed=*/7);
+  EXPECT_THAT(
+      Fit(before),
+      StatusIs(absl::StatusCode::kFailedPrecondition,
+               AllOf(HasSubstr("rank 1: the checkpoint of net/1 in the registry is not what "
+                               "rank 0 has loaded"),
+                     HasSubstr("Unload and load the model"))));
+  const auto after = Load();
+  WriteManifest("0.02");
+  EXPECT_THAT(Fit(after), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                   HasSubstr("rank 1: model.json of net/1")));
+  EXPECT_EQ(Posteriors(), 1u);
+  EXPECT_THAT(Fit(Load()), IsOk());
+  EXPECT_EQ(Posteriors(), 2u);
+}
+
+TEST_F(FitCrewRanksTest, ARankThatCannotBeginSaysWhyAndIsThereForTheNextFit) {
+  const std::string good = request_.train_dataset_id;
+  at::Tensor labels = at::zeros({kRows}, at::kLong);
+  labels[kRows - 1] = 3;  // in the share of rank 1
+  request_.train_dataset_id = AddData(labels);
+  EXPECT_THAT(Fit(Load()),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("rank 1: train_dataset_id")));
+  request_.train_dataset_id = good;
+  EXPECT_THAT(Fit(Load()), IsOk());
+}
+
+TEST(FitIdentityTest, ProgramAndRequestCountToo) {
+  const FitIdentity first{"0.1.0", "net/1", "abc", "def", EncodeFitRequest(FitRequest())};
+  const auto back = DecodeFitIdentity(EncodeFitIdentity(first));
+  ASSERT_THAT(back, IsOk());
+  EXPECT_THAT(CheckSameFit(first, *back), IsOk());
+  FitIdentity other = first;
+  other.program = "0.2.0";
+  EXPECT_THAT(CheckSameFit(first, other),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("this is version 0.2.0 of laplaced, rank 0 is 0.1.0")));
+  FitRequest request;
+  request.train_dataset_id = "another";
+  other = first;
+  other.request = EncodeFitRequest(request);
+  EXPECT_THAT(CheckSameFit(first, other), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                                   HasSubstr("other data sets or options")));
+  for (const char* text : {"", "[]", "{}"}) {
+    EXPECT_THAT(DecodeFitIdentity(text), StatusIs(absl::StatusCode::kDataLoss));
+  }
 }
 
 }  // namespace
