@@ -277,7 +277,7 @@ absl::Status CheckExamples(const Manifest& manifest, const std::string& field,
 
 absl::Status CheckData(const EmpiricalRisk& risk, const std::string& field, const Dataset& data) {
   LAPLACED_RETURN_IF_ERROR(CheckExamples(risk.manifest, field, data));
-  return risk.likelihood.CheckTargets(field, data.targets, risk.network.n_outputs());
+  return risk.likelihood.CheckTargets(field, data.targets, risk.network.n_outputs(), data.first);
 }
 
 absl::Status CheckFit(const EmpiricalRisk& risk, const CapturePlan& plan, const Dataset& validation,

@@ -9,7 +9,8 @@
 namespace laplaced {
 namespace {
 
-absl::Status CheckClasses(const std::string& field, const at::Tensor& targets, int64_t n_outputs) {
+absl::Status CheckClasses(const std::string& field, const at::Tensor& targets, int64_t n_outputs,
+                          int64_t first_row) {
   if (targets.scalar_type() != at::kLong || targets.dim() != 1) {
     return FieldError(field, absl::StrCat("expected int64 class labels of shape [N], got ",
                                           at::toString(targets.scalar_type()), " of shape ",
@@ -18,9 +19,9 @@ absl::Status CheckClasses(const std::string& field, const at::Tensor& targets, i
   const at::Tensor bad = (targets < 0).logical_or(targets >= n_outputs);
   if (!bad.any().item<bool>()) return absl::OkStatus();
   const int64_t row = bad.nonzero()[0].item<int64_t>();
-  return FieldError(field, absl::StrCat("row ", row, " has label ", targets[row].item<int64_t>(),
-                                        ", expected 0 to ", n_outputs - 1, " (the model has ",
-                                        n_outputs, " classes)"));
+  return FieldError(field, absl::StrCat("row ", first_row + row, " has label ",
+                                        targets[row].item<int64_t>(), ", expected 0 to ",
+                                        n_outputs - 1, " (the model has ", n_outputs, " classes)"));
 }
 
 }  // namespace
@@ -87,8 +88,8 @@ at::Tensor Likelihood::Hessian(const at::Tensor& f) const {
 }
 
 absl::Status Likelihood::CheckTargets(const std::string& field, const at::Tensor& targets,
-                                      int64_t n_outputs) const {
-  if (kind == Kind::kCategorical) return CheckClasses(field, targets, n_outputs);
+                                      int64_t n_outputs, int64_t first_row) const {
+  if (kind == Kind::kCategorical) return CheckClasses(field, targets, n_outputs, first_row);
   const bool labels = kind == Kind::kBernoulli;
   if (!targets.is_floating_point() || targets.dim() != 2 || targets.size(1) != n_outputs) {
     return FieldError(field, absl::StrCat("expected floating-point ",
@@ -102,12 +103,12 @@ absl::Status Likelihood::CheckTargets(const std::string& field, const at::Tensor
     const at::Tensor first = bad.nonzero()[0];
     const int64_t row = first[0].item<int64_t>(), column = first[1].item<int64_t>();
     return FieldError(
-        field, absl::StrCat("row ", row, ", column ", column, " is ",
+        field, absl::StrCat("row ", first_row + row, ", column ", column, " is ",
                             targets[row][column].item<double>(), ", expected a number in [0, 1]"));
   }
   const at::Tensor bad = targets.isfinite().all(1).logical_not();
   if (bad.any().item<bool>()) {
-    return FieldError(field, absl::StrCat("row ", bad.nonzero()[0].item<int64_t>(),
+    return FieldError(field, absl::StrCat("row ", first_row + bad.nonzero()[0].item<int64_t>(),
                                           " has a target that is not finite"));
   }
   return absl::OkStatus();

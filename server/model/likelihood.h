@@ -43,9 +43,9 @@ struct Likelihood {
 
   // INVALID_ARGUMENT unless `targets` [N...] fit C outputs: right type and shape, classes in [0,
   // C), finite values, labels in [0, 1]. The message names `field` and the first offending row (and
-  // column).
-  absl::Status CheckTargets(const std::string& field, const at::Tensor& targets,
-                            int64_t n_outputs) const;
+  // column), counted from `first_row`.
+  absl::Status CheckTargets(const std::string& field, const at::Tensor& targets, int64_t n_outputs,
+                            int64_t first_row = 0) const;
 };
 
 }  // namespace laplaced

@@ -79,6 +79,24 @@ class QuietHandle : public OperationHandle {
   const FitEndWatch& end_;
 };
 
+class PlannedRanks : public Ranks {
+ public:
+  PlannedRanks(int64_t rank, int64_t size) : rank_(rank), size_(size) {}
+
+  int64_t rank() const override { return rank_; }
+  int64_t size() const override { return size_; }
+  absl::Status Sum(at::Tensor&) const override { return NotHere(); }
+  absl::Status Broadcast(at::Tensor&) const override { return NotHere(); }
+  absl::StatusOr<at::Tensor> Gather(const at::Tensor&) const override { return NotHere(); }
+
+ private:
+  static absl::Status NotHere() {
+    return absl::InternalError("the other ranks have not been called yet");
+  }
+
+  const int64_t rank_, size_;
+};
+
 // This rank's share of a fit, if it is the one that rank 0 means.
 absl::StatusOr<FitJob> PrepareShare(const std::string& request, const std::string& identity,
                                     const Repository& repository, const DatasetStore& datasets,
@@ -127,7 +145,9 @@ absl::StatusOr<FitRequest> DecodeFitRequest(const std::string& text) {
 }
 
 FitCrew::FitCrew(std::unique_ptr<MeetingPoint> meeting, const Timeouts& timeouts)
-    : meeting_(std::move(meeting)), timeouts_(timeouts) {}
+    : meeting_(std::move(meeting)),
+      planned_(std::make_unique<PlannedRanks>(meeting_->rank(), meeting_->size())),
+      timeouts_(timeouts) {}
 FitCrew::~FitCrew() = default;
 
 absl::StatusOr<std::unique_ptr<FitCrew>> FitCrew::Open(const Launch& launch,
@@ -135,8 +155,6 @@ absl::StatusOr<std::unique_ptr<FitCrew>> FitCrew::Open(const Launch& launch,
   LAPLACED_ASSIGN_OR_RETURN(MeetingPoint meeting, MeetingPoint::Open(launch, timeouts.join));
   return std::make_unique<FitCrew>(std::make_unique<MeetingPoint>(std::move(meeting)), timeouts);
 }
-
-int64_t FitCrew::size() const { return meeting_->size(); }
 
 absl::Status FitCrew::Fit(const FitRequest& request, const FitIdentity& identity,
                           const std::function<bool()>& cancelled,

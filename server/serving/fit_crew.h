@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/distributed/launch.h"
+#include "server/linalg/ranks.h"
 #include "server/registry/dataset_store.h"
 #include "server/registry/repository.h"
 #include "server/serving/fit_service.h"
@@ -27,7 +28,6 @@
 namespace laplaced {
 
 class MeetingPoint;
-class Ranks;
 struct FitIdentity;
 
 class FitCrew {
@@ -44,7 +44,9 @@ class FitCrew {
   FitCrew(std::unique_ptr<MeetingPoint> meeting, const Timeouts& timeouts);
   ~FitCrew();
 
-  int64_t size() const;
+  // Who will take part, as this rank sees it: what is checked and read before the others are
+  // called. Calls are INTERNAL errors.
+  const Ranks& planned() const { return *planned_; }
 
   // Rank 0: calls the others to the fit of `request`, which names a version, and runs `body` with
   // them once all have read their data. `identity` is that of the request and the model in memory.
@@ -63,6 +65,7 @@ class FitCrew {
                         const DatasetStore& datasets, const std::atomic<bool>& stop);
 
   const std::unique_ptr<MeetingPoint> meeting_;
+  const std::unique_ptr<const Ranks> planned_;
   const Timeouts timeouts_;
   std::timed_mutex mutex_;  // held during a fit
   int64_t fits_ = 0;        // made known so far

@@ -34,17 +34,14 @@ class TorchFitService : public FitService {
     LAPLACED_RETURN_IF_ERROR(operations_.CheckRoom());
     LAPLACED_ASSIGN_OR_RETURN(const auto served, host_.Pin(request.model, request.version));
     const auto model = static_cast<const TorchServedModel&>(*served).model();
-    LAPLACED_ASSIGN_OR_RETURN(Dataset training,
-                              LoadDataset(datasets_, "train_dataset_id", request.train_dataset_id));
-    LAPLACED_ASSIGN_OR_RETURN(Dataset validation, LoadValidation(request.validation_dataset_id));
+    const Ranks& ranks = RanksFor(request);
+    LAPLACED_ASSIGN_OR_RETURN(Dataset training, LoadDataset(datasets_, "train_dataset_id",
+                                                            request.train_dataset_id, ranks));
+    LAPLACED_ASSIGN_OR_RETURN(Dataset validation,
+                              LoadValidation(request.validation_dataset_id, ranks));
     LAPLACED_ASSIGN_OR_RETURN(
-        FitJob job, PrepareFit(model, request, std::move(training), std::move(validation)));
-    // Each rank needs examples of its own.
-    const auto enough = [this](int64_t n) { return n >= crew_->size(); };
-    if (crew_ == nullptr || !enough(job.risk->size()) ||
-        (job.validation.size() > 0 && !enough(job.validation.size()))) {
-      return Launch("fit", std::move(job), "", caller);
-    }
+        FitJob job, PrepareFit(model, request, std::move(training), std::move(validation), ranks));
+    if (ranks.size() == 1) return Launch("fit", std::move(job), "", caller);
     FitRequest pinned = request;
     pinned.version = job.record.version;
     return Launch("fit", std::move(job), "", caller, pinned);
@@ -232,10 +229,22 @@ class TorchFitService : public FitService {
     return record;
   }
 
+  // Those of the crew if each of them gets examples of its own.
+  const Ranks& RanksFor(const FitRequest& request) const {
+    if (crew_ == nullptr) return OneRank();
+    for (const std::string& id : {request.train_dataset_id, request.validation_dataset_id}) {
+      const auto files = datasets_.Find(id);
+      const bool few = files.ok() && files->info.header.n_rows < crew_->planned().size();
+      if (few) return OneRank();
+    }
+    return crew_->planned();
+  }
+
   // None for an empty id.
-  absl::StatusOr<Dataset> LoadValidation(const std::string& id) const {
+  absl::StatusOr<Dataset> LoadValidation(const std::string& id,
+                                         const Ranks& ranks = OneRank()) const {
     if (id.empty()) return Dataset();
-    return LoadDataset(datasets_, "validation_dataset_id", id);
+    return LoadDataset(datasets_, "validation_dataset_id", id, ranks);
   }
 
   // A posterior made from `old` with what the caller changes.
@@ -275,17 +284,16 @@ class TorchFitService : public FitService {
                  });
   }
 
-  absl::Status FitTogether(const FitJob& whole, const FitRequest& request,
+  // A job that was prepared for the crew's planned ranks.
+  absl::Status FitTogether(const FitJob& planned, const FitRequest& request,
                            const std::string& folder, OperationHandle& handle) {
     return crew_->Fit(
-        request, IdentityOf(*whole.model, request), [&] { return handle.cancelled(); },
+        request, IdentityOf(*planned.model, request), [&] { return handle.cancelled(); },
         [&](const Ranks& ranks) {
-          FitJob mine = whole;
-          mine.risk = std::make_shared<EmpiricalRisk>(*whole.risk);
-          mine.risk->ranks = &ranks;
-          mine.risk->data = whole.risk->data.PartOf(ranks);
-          if (whole.validation.size() > 0) mine.validation = whole.validation.PartOf(ranks);
-          return RunFitJob(mine, folder, handle);
+          FitJob job = planned;
+          job.risk = std::make_shared<EmpiricalRisk>(*planned.risk);
+          job.risk->ranks = &ranks;
+          return RunFitJob(job, folder, handle);
         });
   }
 

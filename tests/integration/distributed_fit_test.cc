@@ -439,6 +439,31 @@ TEST_F(ServerRanksTest, FitTogetherAndSurviveALostRank) {
   EXPECT_EQ(ranks_[0]->Wait(), 0) << ranks_[0]->Log();
 }
 
+TEST_F(ServerRanksTest, FitWhatOneProcessCouldNotAndReadOnlyTheirShares) {
+  Start();
+  const std::string address = Address();
+  ASSERT_NE(address, "");
+  const auto client = World::Connect(address);
+  auto request = world_.FitRequest(*client);
+  request.options.memory_limit_bytes = 4000;  // 14 vectors of 26 doubles, but not of 51
+  const auto id = client->Fit(request);
+  ASSERT_THAT(id, IsOk());
+  EXPECT_EQ(Record(*id).eigenvalues.size(), 8u);
+
+  Array labels = world_.train_targets();
+  labels.data<int64_t>()[299] = 3;
+  const auto wrong = client->EnsureDataset(world_.train_inputs(), labels);
+  ASSERT_THAT(wrong, IsOk());
+  request.train_dataset_id = wrong->id;
+  const auto started = client->StartFit(request);
+  ASSERT_THAT(started, IsOk()) << "rank 0 does not see the last row";
+  const auto ended = client->WatchOperation(started->id);
+  ASSERT_THAT(ended, IsOk());
+  EXPECT_EQ(ended->state, laplace::client::OperationState::kFailed);
+  EXPECT_EQ(ended->error_code, absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(ended->error_message, HasSubstr("rank 1: train_dataset_id: row 299 has label 3"));
+}
+
 TEST_F(ServerRanksTest, RanksBesideTheServerEndOnSigtermAndWhenItHasGone) {
   Start();
   ASSERT_NE(Address(), "");

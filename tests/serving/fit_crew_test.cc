@@ -241,10 +241,28 @@ TEST_F(FitCrewRanksTest, ARankThatCannotBeginSaysWhyAndIsThereForTheNextFit) {
   at::Tensor labels = at::zeros({kRows}, at::kLong);
   labels[kRows - 1] = 3;  // in the share of rank 1
   request_.train_dataset_id = AddData(labels);
-  EXPECT_THAT(Fit(Load()),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("rank 1: train_dataset_id")));
+  EXPECT_THAT(Fit(Load()), StatusIs(absl::StatusCode::kInvalidArgument,
+                                    HasSubstr("rank 1: train_dataset_id: row 60 has label 3")));
   request_.train_dataset_id = good;
   EXPECT_THAT(Fit(Load()), IsOk());
+}
+
+TEST_F(FitCrewRanksTest, WhatIsPlannedIsCheckedAndReadAsByOneOfTheRanks) {
+  const Ranks& ranks = crew_.planned();
+  EXPECT_EQ(ranks.rank(), 0);
+  EXPECT_EQ(ranks.size(), 2);
+  const std::string id = request_.train_dataset_id;
+  const Dataset whole = *LoadDataset(datasets_, "train_dataset_id", id);
+  const Dataset mine = *LoadDataset(datasets_, "train_dataset_id", id, ranks);
+  EXPECT_EQ(mine.size(), 31);
+  EXPECT_EQ(mine.total(), 61);
+  request_.memory_limit_bytes = 9 * 8 * 18;  // rank + 6 vectors of half of the 35 parameters
+  EXPECT_THAT(PrepareFit(Load(), request_, mine, {}, ranks), IsOk());
+  EXPECT_THAT(
+      PrepareFit(Load(), request_, whole, {}),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("options.memory_limit_bytes")));
+  at::Tensor one = at::ones({1});
+  EXPECT_THAT(ranks.Sum(one), StatusIs(absl::StatusCode::kInternal));
 }
 
 TEST(FitIdentityTest, ProgramAndRequestCountToo) {
