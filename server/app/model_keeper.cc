@@ -85,15 +85,11 @@ void ModelKeeper::Keep(const std::string& name, const WantedModel& wanted) {
 
 // Versions do not change, so those that a newer one has superseded are not worth an alert.
 void ModelKeeper::ForgetFailures(const std::string& name, const WantedModel& wanted) {
-  for (auto it = failures_.lower_bound({name, 0});
-       it != failures_.end() && it->first.first == name;) {
-    const int64_t version = it->first.second;
-    if (wanted.versions.count(version) > 0 || kept_[name].count(version) > 0) {
-      ++it;
-      continue;
-    }
-    host_.ForgetFailure(name, version);
-    it = failures_.erase(it);
+  for (const ModelInfo& model : host_.Tried()) {
+    if (model.name != name || model.state != ModelState::kFailed) continue;
+    if (wanted.versions.count(model.version) > 0) continue;
+    host_.ForgetFailure(name, model.version);
+    failures_.erase({name, model.version});
   }
 }
 
@@ -158,8 +154,8 @@ void ModelKeeper::Failed(const Key& key, const std::string& what, const absl::St
   // The same again is no news.
   if (message != failure.message) {
     LogError(absl::StrCat("model ", Title(key.first, key.second), " ", what), {{"error", message}});
-    failure.pause = 1;
   }
+  if (posterior_id != failure.posterior_id) failure.pause = 1;
   failure.message = message;
   failure.posterior_id = posterior_id;
   failure.next = look_ + failure.pause;

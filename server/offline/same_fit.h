@@ -8,9 +8,9 @@
 
 namespace laplaced {
 
-// All ranks call it. FAILED_PRECONDITION on a rank whose options, checkpoint, manifest or program
-// differ from those of rank 0, with both; it must give up its group then, which ends the call of
-// the others. `request` is what the command became when the ranks had agreed on version and data.
+// All ranks call it. FAILED_PRECONDITION on all of them if options, checkpoint, manifest or program
+// of one differ from those of rank 0; it says in what. `request` is what the command became when
+// the ranks had agreed on version and data.
 absl::Status CheckSameFit(const FitCommand& command, const FitRequest& request,
                           const LoadedModel& model, const Ranks& ranks);
 

@@ -294,6 +294,7 @@ struct DatasetWriter::State {
   Column inputs;
   Column targets;
   int64_t rows = 0;
+  int64_t unsynced = 0;  // bytes
   bool usable = true;
 };
 
@@ -309,7 +310,13 @@ absl::Status DatasetWriter::State::Write(const ArrayView& input_rows,
   if (!status.ok()) return status;
   hasher.Update(input_bytes.data(), input_bytes.size(), target_bytes.data(), target_bytes.size());
   rows += n;
-  return absl::OkStatus();
+  // Now and then, so that the last sync, during which nobody hears of this, is short.
+  constexpr int64_t kMostUnsynced = int64_t{256} << 20;
+  unsynced += static_cast<int64_t>(input_bytes.size() + target_bytes.size());
+  if (unsynced < kMostUnsynced) return absl::OkStatus();
+  unsynced = 0;
+  status = SyncFile(inputs.fd.get(), inputs.path);
+  return status.ok() ? SyncFile(targets.fd.get(), targets.path) : status;
 }
 
 absl::Status DatasetWriter::State::Finish(const DatasetInfo& info) {

@@ -214,18 +214,22 @@ absl::Status FitCrew::TakePart(int64_t number, const std::string& request,
                                const std::atomic<bool>& stop) {
   LAPLACED_ASSIGN_OR_RETURN(const auto ranks, meeting_->Join(absl::StrCat(JobKey(number), "/"),
                                                              timeouts_.join, timeouts_.call));
-  LAPLACED_ASSIGN_OR_RETURN(const auto end, FitEndWatch::Start(*meeting_, number));
+  const auto end = FitEndWatch::Start(*meeting_, number);
+  if (!end.ok()) {
+    ranks->GiveUp(end.status());
+    return end.status();
+  }
   const auto run = [&]() -> absl::Status {
     std::string identity;
     LAPLACED_RETURN_IF_ERROR(BroadcastText(*ranks, identity));
     const auto job = PrepareShare(request, identity, repository, datasets, *ranks);
     LAPLACED_RETURN_IF_ERROR(FirstError(*ranks, job.status()));
-    QuietHandle handle(stop, *end);
+    QuietHandle handle(stop, **end);
     return RunFitJob(*job, "", handle);
   };
   absl::Status status = run();
   // It was cancelled, or lost the others, because rank 0 had ended.
-  if (const absl::Status given_up = end->status(); !status.ok() && !given_up.ok()) {
+  if (const absl::Status given_up = (*end)->status(); !status.ok() && !given_up.ok()) {
     status = given_up;
   }
   ranks->GiveUp(status);

@@ -1,6 +1,9 @@
 #include "server/serving/fit_identity.h"
 
+#include <vector>
+
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "server/registry/record_json.h"
 #include "server/serving/fit_crew.h"
 
@@ -14,6 +17,26 @@ void VisitFields(FitIdentity& identity, Visitor& visit) {
   visit("checkpoint_sha256", identity.checkpoint_sha256);
   visit("manifest_fingerprint", identity.manifest_fingerprint);
   visit("request", identity.request);
+}
+
+std::string Shown(const Json& options, const std::string& name) {
+  return options.contains(name) ? options[name].dump() : "nothing";
+}
+
+// The options that differ, with both values; empty if there are none.
+std::string Differences(const std::string& first, const std::string& mine) {
+  const Json theirs = Json::parse(first, nullptr, /*allow_exceptions=*/false);
+  const Json ours = Json::parse(mine, nullptr, /*allow_exceptions=*/false);
+  if (!theirs.is_object() || !ours.is_object()) return "they cannot be read";
+  Json all = ours;
+  all.update(theirs);
+  std::vector<std::string> differences;
+  for (const auto& [name, unused] : all.items()) {
+    const std::string here = Shown(ours, name), there = Shown(theirs, name);
+    if (here == there) continue;
+    differences.push_back(absl::StrCat(name, " is ", here, ", but ", there, " on rank 0"));
+  }
+  return absl::StrJoin(differences, "; ");
 }
 
 std::string Start(const std::string& hash) { return hash.substr(0, 12); }
@@ -40,10 +63,14 @@ absl::Status CheckSameFit(const FitIdentity& first, const FitIdentity& mine) {
                                                       " of laplaced, rank 0 is ", first.program,
                                                       ": start all ranks with the same one"));
   }
-  if (mine.model != first.model || mine.request != first.request) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("rank 0 fits ", first.model, " with other data sets or options than this one ",
-                     mine.model, ": start all ranks again, with the same version of laplaced"));
+  if (mine.model != first.model) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "this rank fits ", mine.model, ", rank 0 ", first.model, ": start all ranks for the same"));
+  }
+  if (const std::string differences = Differences(first.request, mine.request);
+      !differences.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the ranks were not started with the same data sets and options: ", differences));
   }
   if (mine.checkpoint_sha256 != first.checkpoint_sha256) {
     return FilesDiffer(first, "the checkpoint",

@@ -22,16 +22,20 @@ class TorchModelHost : public ModelHost {
       : repository_(repository), options_(options) {}
 
   absl::StatusOr<std::vector<ModelInfo>> List() const override {
+    std::map<Key, std::string> gone;  // failures of versions that are no longer there
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      gone = failures_;
+    }
     LAPLACED_ASSIGN_OR_RETURN(const std::vector<ModelVersion> found, repository_.ListModels());
     std::lock_guard<std::mutex> lock(mutex_);
-    std::map<Key, std::string> failures;  // of versions that are still there
     std::map<Key, ModelInfo> infos;
     for (const ModelVersion& version : found) {
       const Key key{version.name, version.version};
       infos[key] = Available(version);
-      if (auto failure = failures_.extract(key)) failures.insert(std::move(failure));
+      gone.erase(key);
     }
-    failures_ = std::move(failures);
+    for (const auto& [key, unused] : gone) failures_.erase(key);
     return Merged(std::move(infos));
   }
 

@@ -39,13 +39,28 @@ class KeptHost : public FakeModelHost {
   absl::StatusOr<ModelInfo> Load(const std::string& name, int64_t version) override {
     ++tries[{name, version}];
     if (on_load) on_load();
-    if (broken.count({name, version}) > 0) return absl::FailedPreconditionError("damaged");
+    if (broken.count({name, version}) > 0) {
+      failed.insert({name, version});
+      return absl::FailedPreconditionError("damaged");
+    }
+    failed.erase({name, version});
     if (Get(name, version).ok()) return Get(name, version);
     Add(name, version, bare.count({name, version}) > 0 ? "" : "p-1");
     diary.push_back(absl::StrCat("+", name, "/", version));
     return Get(name, version);
   }
+  std::vector<ModelInfo> Tried() const override {
+    std::vector<ModelInfo> tried = FakeModelHost::Tried();
+    for (const auto& [name, version] : failed) {
+      tried.emplace_back();
+      tried.back().name = name;
+      tried.back().version = version;
+      tried.back().state = ModelState::kFailed;
+    }
+    return tried;
+  }
   void ForgetFailure(const std::string& name, int64_t version) override {
+    failed.erase({name, version});
     diary.push_back(absl::StrCat("forget ", name, "/", version));
   }
   absl::Status Unload(const std::string& name, int64_t version) override {
@@ -60,6 +75,7 @@ class KeptHost : public FakeModelHost {
 
   std::map<Key, int> tries;
   std::set<Key> broken, bare;  // cannot be loaded; come without a posterior
+  std::set<Key> failed;
   std::vector<std::string> diary;
   std::function<void()> on_load;
   int refreshes = 0;
@@ -244,6 +260,20 @@ TEST_F(ModelKeeperTest, FollowsPosteriorsAndTriesWhatFailsMoreAndMoreRarely) {
   for (int look = 0; look < 20; ++look) keeper.Look();
   EXPECT_GT(host_.refreshes, 10);
   EXPECT_THAT(Diary(), ElementsAre("+net/1"));
+}
+
+TEST_F(ModelKeeperTest, WhatWasLoadedByHandIsTriedMoreAndMoreRarelyToo) {
+  AddFolder("net", 1);
+  AddFolder("net", 2);
+  ModelKeeper& keeper = Keep("net");
+  host_.Add("net", 1, "p-1");
+  host_.refresh = absl::DataLossError("half of it");
+  for (int look = 0; look < 40; ++look) keeper.Look();
+  EXPECT_LT(host_.refreshes, 20);
+  // And what nobody wants any more, by whomever it was tried.
+  host_.failed.insert({"net", 1});
+  keeper.Look();
+  EXPECT_THAT(host_.failed, IsEmpty());
 }
 
 TEST_F(ModelKeeperTest, APosteriorThatCannotBeUsedDelaysNoOther) {

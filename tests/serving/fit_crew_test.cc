@@ -279,8 +279,9 @@ TEST(FitIdentityTest, ProgramAndRequestCountToo) {
   request.train_dataset_id = "another";
   other = first;
   other.request = EncodeFitRequest(request);
-  EXPECT_THAT(CheckSameFit(first, other), StatusIs(absl::StatusCode::kFailedPrecondition,
-                                                   HasSubstr("other data sets or options")));
+  EXPECT_THAT(CheckSameFit(first, other),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("train_dataset_id is \"another\", but \"\" on rank 0")));
   for (const char* text : {"", "[]", "{}"}) {
     EXPECT_THAT(DecodeFitIdentity(text), StatusIs(absl::StatusCode::kDataLoss));
   }

@@ -98,9 +98,10 @@ int TakePartInFits(const laplace::v1::ServerConfig& config, FitCrew& crew, StopS
   const DatasetStore datasets(repository->DatasetsFolder(), config.max_dataset_bytes());
   static std::atomic<bool> stop{false};
   signals.Arm();
-  std::thread([&signals] {
+  std::thread([&signals, time = std::chrono::duration<double>(config.drain_seconds())] {
     signals.Wait();
     stop.store(true);
+    EndIn(time + kAfterDrain);
   }).detach();
   const absl::Status status = crew.Work(*repository, datasets, stop);
   return status.ok() ? 0 : Fail(kCannotStart, status);
