@@ -39,7 +39,11 @@ WatchReactor* WatchReactor::Refuse(Operations& operations, const absl::Status& s
 }
 
 void WatchReactor::EndWith(const absl::Status& status) {
-  finished_ = true;  // or OnCancel finishes it a second time, which gRPC answers with abort()
+  {
+    // Or OnCancel finishes it a second time, which gRPC answers with abort().
+    std::lock_guard<std::mutex> lock(mutex_);
+    finished_ = true;
+  }
   Finish(ToGrpcStatus(status, kWatch));
 }
 
