@@ -426,8 +426,9 @@ TEST(RowReaderTest, ReadsALargeFileInConstantMemory) {
     highest = std::max(highest, ResidentBytes());
   }
   EXPECT_EQ(got, rows);
-  // A third of the file; sanitizers keep freed memory for a while.
-  EXPECT_LT(highest - before, 100 << 20);
+#ifndef __SANITIZE_ADDRESS__               // which keeps up to 256 MB of what was freed
+  EXPECT_LT(highest - before, 100 << 20);  // a third of the file
+#endif
 }
 
 }  // namespace
