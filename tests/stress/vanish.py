@@ -1,4 +1,4 @@
-"""Calls of every method that are cancelled at once, refused ones among them: callers that give up as soon as they have asked."""
+"""Calls of every method of laplace.v1 that are cancelled at once, refused ones among them: callers that give up as soon as they have asked."""
 
 from __future__ import annotations
 
